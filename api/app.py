@@ -1,0 +1,119 @@
+"""The ASGI application over a running engine."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from prometheus_client import ProcessCollector
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from iocpd.api import problems
+from iocpd.api.auth import check_scopes
+from iocpd.api.broadcasts.routes import router as broadcasts
+from iocpd.api.connections.routes import router as connections
+from iocpd.api.context import Context
+from iocpd.api.engine_errors import to_problem
+from iocpd.api.keys import KeyRing
+from iocpd.api.messages.routes import router as messages
+from iocpd.api.metrics.collector import EngineCollector
+from iocpd.api.metrics.requests import RequestMetrics
+from iocpd.api.metrics.routes import router as metrics
+from iocpd.api.middleware import RequestMiddleware
+from iocpd.api.node.routes import listeners
+from iocpd.api.node.routes import router as node
+from iocpd.api.payloads import Payload
+from iocpd.api.probes.routes import router as probes
+from iocpd.api.problems import ProblemDetails, response_of
+from iocpd.api.settings import Settings
+from iocpd.api.version import version
+from iocpd.core import Engine, EngineError
+
+_ROUTERS = (connections, messages, broadcasts, node, listeners, metrics, probes)
+
+_DESCRIPTION = """Steers a running iocpd: who is connected, ending, sending, draining, metrics.
+
+Errors are RFC 9457 problem details with a `code`. Times are RFC 3339 in UTC, durations are `90s` or `5m`, sizes are in bytes.
+Each operation names the scope that a key needs for it."""
+
+
+def create_app(
+    engine: Engine,
+    settings: Settings,
+    *,
+    keys: KeyRing | None = None,
+    on_shutdown: Callable[[], None] = lambda: None,
+    request_metrics: RequestMetrics | None = None,
+) -> FastAPI:
+    """The management API over `engine`, for one run of it: make a new application when the engine is started again.
+
+    keys: what requests must bring; None lets everybody in who comes from this machine. on_shutdown: called on the event
+    loop when a request has begun to stop the engine; whoever runs the process then waits with Engine.join and ends it.
+    Raises RuntimeError if a route declares no scope.
+    """
+    check_scopes(_ROUTERS)
+    app = FastAPI(
+        title="iocpd",
+        version=version(),
+        description=_DESCRIPTION,
+        # The pages of /docs and /redoc load their scripts from elsewhere; the machine that this runs on may have no way
+        # there.
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=_operation_id,
+        redirect_slashes=False,
+    )
+    context = Context(
+        engine=engine,
+        settings=settings,
+        keys=keys,
+        on_shutdown=on_shutdown,
+        request_metrics=request_metrics or RequestMetrics(),
+    )
+    registry = context.request_metrics.registry
+    registry.register(EngineCollector(engine, settings))
+    ProcessCollector(registry=registry)
+    app.state.context = context
+    for router in _ROUTERS:
+        app.include_router(router)
+    app.add_middleware(RequestMiddleware, context=context)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    app.add_exception_handler(EngineError, _answer_engine_error)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return f"{route.tags[0]}-{route.name}"
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return response_of(problems.from_http_exception(request, error), request.scope)
+
+
+async def _answer_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return response_of(problems.from_validation_error(request, error), request.scope)
+
+
+async def _answer_engine_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, EngineError)
+    return response_of(to_problem(request.app.state.context, error), request.scope)
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        # Routes refer to these by name, so FastAPI does not see them.
+        models = schema.setdefault("components", {}).setdefault("schemas", {})
+        for model in (ProblemDetails, Payload):
+            own = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            models.update(own.pop("$defs", {}))
+            models[model.__name__] = own
+        app.openapi_schema = schema
+    return app.openapi_schema

@@ -1,0 +1,109 @@
+"""Who may do what: bearer keys on requests, and the scope that each route asks for.
+
+Without a key file everybody who reaches the API may do everything, which is why it then listens on loopback alone. A
+web page that is open in a browser on this machine reaches loopback too, so requests that a browser made for a page are
+refused there.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, get_type_hints
+
+from fastapi import APIRouter, Depends, Request, Security
+from fastapi.params import Depends as DependsParameter
+from fastapi.params import Security as SecurityParameter
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from starlette.datastructures import Headers
+
+from iocpd.api import problems
+from iocpd.api.keys import ALL_SCOPES, Caller, KeyRing
+from iocpd.api.problems import Problem
+
+LOCAL = Caller("local", ALL_SCOPES)
+"""Who asks when there are no keys."""
+
+_LOOPBACK_HOST = re.compile(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]+)?", re.IGNORECASE)
+
+_bearer = HTTPBearer(auto_error=False, scheme_name="key", description="A key that `iocpd keys add` made.")
+
+
+def authenticate(keys: KeyRing | None, headers: Headers) -> Caller:
+    """The caller of a request; Problem 401 or 403. `keys` is None when there is no key file."""
+    if keys is None:
+        return _authenticate_local(headers)
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        detail = (
+            "this API needs a key: send Authorization: Bearer iocpd_...; `iocpd keys add NAME --role ROLE` makes one"
+        )
+        raise Problem(problems.KEY_MISSING, detail, headers={"www-authenticate": 'Bearer realm="iocpd"'})
+    caller = keys.find(key.strip())
+    if caller is None:
+        challenge = 'Bearer realm="iocpd", error="invalid_token"'
+        raise Problem(problems.KEY_UNKNOWN, headers={"www-authenticate": challenge})
+    return caller
+
+
+def _authenticate_local(headers: Headers) -> Caller:
+    host = headers.get("host", "")
+    if not _LOOPBACK_HOST.fullmatch(host):
+        # A name that somebody else's DNS points here: the page behind it would be of the same origin as this API.
+        detail = f"Host is {host!r:.80}: without keys only localhost and loopback addresses are served; add a key with `iocpd keys add`"
+        raise Problem(problems.ORIGIN_REFUSED, detail)
+    if "origin" in headers or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        detail = "a web page made this request, and without keys those are refused; add a key with `iocpd keys add`"
+        raise Problem(problems.ORIGIN_REFUSED, detail)
+    return LOCAL
+
+
+async def _authorise(
+    request: Request,
+    required: SecurityScopes,
+    _: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> Caller:
+    caller: Caller = request.state.caller
+    for scope in required.scopes:
+        if scope not in caller.scopes:
+            detail = f"the key {caller.name!r} has no scope {scope}, which {request.method} {request.url.path} needs"
+            challenge = f'Bearer realm="iocpd", error="insufficient_scope", scope="{scope}"'
+            raise Problem(problems.SCOPE_MISSING, detail, headers={"www-authenticate": challenge})
+    return caller
+
+
+async def _public() -> None:
+    """Marks a route that needs no key."""
+
+
+def needs(scope: str) -> Any:
+    """The dependency of a route that only a caller with this scope may use; gives the Caller."""
+    if scope not in ALL_SCOPES:
+        raise ValueError(f"there is no scope {scope!r}")
+    return Security(_authorise, scopes=[scope])
+
+
+def public() -> Any:
+    """The dependency of a route that needs no key."""
+    return Depends(_public)
+
+
+def check_scopes(routers: Iterable[APIRouter]) -> None:
+    """RuntimeError if a route declares neither a scope nor that it is public: such a route must not be served."""
+    for router in routers:
+        for route in router.routes:
+            if not isinstance(route, APIRoute) or not _declares_access(router, route):
+                raise RuntimeError(
+                    f"the route {getattr(route, 'path', route)} declares no scope: give it needs(...) or public()"
+                )
+
+
+def _declares_access(router: APIRouter, route: APIRoute) -> bool:
+    hints = get_type_hints(route.endpoint, include_extras=True)
+    declared = [*route.dependencies, *router.dependencies]
+    for hint in hints.values():
+        declared += [item for item in getattr(hint, "__metadata__", ()) if isinstance(item, DependsParameter)]
+    return any(
+        item.dependency is _public
+        or (isinstance(item, SecurityParameter) and item.dependency is _authorise and item.scopes)
+        for item in declared
+    )

@@ -1,0 +1,1 @@
+"""Sending to many connections at once."""

@@ -1,0 +1,1 @@
+"""Who is connected, who was, and ending a connection."""

@@ -1,0 +1,168 @@
+"""Shapes of the connections' routes, and the filter that several routes share."""
+
+import ipaddress
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from iocpd.api.durations import CommandTimeout, Duration
+from iocpd.api.paging import DEFAULT_LIMIT, Count, CursorText, Limit, Snapshot
+from iocpd.api.payloads import Payload
+from iocpd.core import By, Filter, Reason, State
+
+TEXT_BYTES = 199
+"""How long the text of a kick may be: the engine keeps it in a fixed place beside each ended connection."""
+
+
+def _parse_network(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ipaddress.ip_network(value)
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("write an address or a CIDR block, such as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32") from None
+    raise ValueError(f"{value} has bits set beyond its prefix; did you mean {meant}?")
+
+
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    BeforeValidator(_parse_network),
+    WithJsonSchema({"type": "string", "examples": ["192.0.2.7", "192.0.2.0/24", "2001:db8::/32"]}),
+]
+
+
+def _check_text(text: str) -> str:
+    if len(text.encode("utf-8", "surrogatepass")) > TEXT_BYTES:
+        raise ValueError(f"at most {TEXT_BYTES} bytes of UTF-8")
+    if not text.isprintable():
+        raise ValueError("printable characters only, on one line")
+    return text
+
+
+KickText = Annotated[str, AfterValidator(_check_text), Field(description=f"at most {TEXT_BYTES} bytes, on one line")]
+
+
+class ConnectionFilter(BaseModel):
+    """Which connections. Every field that is given must match; none given: all of them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ip: Network | None = Field(default=None, description="the peer's address, or the CIDR block that it is in")
+    listener: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        default=None, description="`id` in GET /v1/listeners"
+    )
+    state: State | None = None
+    older_than: Duration | None = Field(default=None, description="connected for longer than this")
+    idle_for: Duration | None = Field(default=None, description="nothing received or sent for longer than this")
+
+    def for_engine(self) -> Filter:
+        """The same for the engine."""
+        return Filter(
+            ip=self.ip, listener=self.listener, state=self.state, older_than=self.older_than, idle_for=self.idle_for
+        )
+
+    def canonical(self) -> str:
+        """A text that is equal for filters that are equal."""
+        given = ((name, getattr(self, name)) for name in ConnectionFilter.model_fields)
+        return "&".join(f"{name}={value}" for name, value in given if value is not None)
+
+
+class ListQuery(ConnectionFilter):
+    """Query parameters of GET /v1/connections."""
+
+    limit: Limit = DEFAULT_LIMIT
+    cursor: CursorText = None
+    count: Count = Field(default="none", description="exact: `total` says how many match in all")
+
+
+class KickQuery(BaseModel):
+    """Query parameters of DELETE /v1/connections/{id}."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: KickText = Field(
+        default="", description="kept with the ended connection as its `text`", examples=["maintenance"]
+    )
+    force: bool = Field(default=False, description="reset at once: nothing that is queued is sent, and no farewell")
+    timeout: CommandTimeout = Field(default=5.0, description="what has not left by then is reset")
+    farewell: str | None = Field(default=None, description="text to send before the end; or give it in the body")
+
+
+class KickBody(BaseModel):
+    """Optional body of DELETE /v1/connections/{id}."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"farewell": {"text": "bye\n"}}]})
+
+    farewell: Payload | None = Field(default=None, description="bytes to send before the end")
+
+
+class Endpoint(BaseModel):
+    """One end of a connection."""
+
+    ip: str = Field(examples=["127.0.0.1"])
+    port: int = Field(examples=[40962])
+
+
+class ConnectionView(BaseModel):
+    """A connection as it is now."""
+
+    id: str = Field(description="opaque and never used again, not even by another run", examples=["k3f9qz-1c00001"])
+    listener: int = Field(description="`id` in GET /v1/listeners", examples=[0])
+    service: str = Field(examples=["echo"])
+    state: State
+    reason: Reason | None = Field(description="why it is on its way out; null while it is open")
+    peer: Endpoint
+    local: Endpoint
+    connected_at: datetime
+    last_activity_at: datetime = Field(description="when something was last received or sent")
+    bytes_in: int
+    bytes_out: int = Field(description="the system has taken them")
+    messages_in: int
+    messages_out: int
+    pending_bytes: int = Field(description="queued, and not yet taken by the system")
+    worker: int
+
+
+class ClosedConnectionView(BaseModel):
+    """A connection that has ended."""
+
+    id: str = Field(examples=["k3f9qz-1c00001"])
+    listener: int
+    service: str
+    peer: Endpoint
+    local: Endpoint
+    connected_at: datetime
+    last_activity_at: datetime
+    bytes_in: int
+    bytes_out: int
+    messages_in: int
+    messages_out: int
+    worker: int
+    closed_at: datetime
+    reason: Reason
+    by: By = Field(description="who began it")
+    text: str = Field(description="the operator's, from `reason` of the kick")
+    os_error: int | None = Field(description="the system's error number, if one ended it")
+
+
+class ConnectionPage(BaseModel):
+    """A page of connections, in the order of their places in the engine, which stays the same while they are there."""
+
+    items: list[ConnectionView]
+    next_cursor: str | None = Field(description="give it as `cursor` for the next page; null: this was the last")
+    snapshot: Snapshot
+    total: int | None = Field(description="how many match, with count=exact; otherwise null")
+
+
+class ClosedPage(BaseModel):
+    """A page of ended connections, newest first."""
+
+    items: list[ClosedConnectionView]
+    next_cursor: str | None
+    snapshot: Snapshot
+    total: None = Field(description="always null: older ones fall out of memory all the time")

@@ -1,0 +1,42 @@
+"""Spans of time as people write them: `250ms`, `90s`, `5m`, `2h`, `1d`, or plain seconds."""
+
+import math
+import re
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+_SECONDS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
+_PATTERN = r"[0-9]{1,12}(\.[0-9]{1,6})?(ms|s|m|h|d)?"
+
+MAX_SECONDS = 10 * 365 * 86400
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from a text such as `90s` or from a number of seconds; ValueError tells the rule."""
+    if isinstance(value, str) and (match := re.fullmatch(_PATTERN, text := value.strip())):
+        unit = match[2] or ""
+        seconds = float(text.removesuffix(unit)) * _SECONDS[unit]
+    elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+        seconds = float(value)
+    else:
+        raise ValueError("write a duration as 250ms, 90s, 5m, 2h, 1d or as plain seconds")
+    if seconds > MAX_SECONDS:
+        raise ValueError("a duration is at most 3650d")
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """Whole seconds with their unit, as the API writes every duration: `5403s`."""
+    return f"{seconds:.0f}s"
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema({"type": "string", "pattern": f"^{_PATTERN}$", "examples": ["90s", "5m"]}),
+]
+"""Seconds, read from text such as `90s`."""
+
+CommandTimeout = Annotated[Duration, Field(ge=0, le=300)]
+"""How long a command may take: at most 5 minutes, because its HTTP request stays open for as long."""

@@ -1,0 +1,243 @@
+"""The HTTP side of the process: its listening socket, and uvicorn with bounds on what a client may do before it is
+understood.
+
+uvicorn leaves three things open that an API which shares its process with the service must not: a connection that never
+sends a request, headers without an end, and any number of connections. `BoundedProtocol` closes them, in problem
+details where an answer is possible.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from iocpd.api import problems
+from iocpd.api.metrics.requests import RequestMetrics
+from iocpd.api.problems import Problem
+from iocpd.api.settings import HttpAddress, Settings
+
+HEADERS_SECONDS = 10.0
+"""A request's headers must be complete this long after the connection, or after the first byte of a later request."""
+HEADERS_BYTES = 32 * 1024
+STOP_SECONDS = 2
+"""How long an answer that is on its way may hold up the end of the process."""
+
+_BACKLOG = 1024
+# Beyond the limit so many more connections are told so; the next ones are cut without a word.
+_TOLD = 64
+
+
+class ListenFailure(Exception):
+    """The API can't listen where it should; the text says why, and what to do."""
+
+
+def listen(address: HttpAddress) -> socket.socket:
+    """A listening socket for the API. ListenFailure.
+
+    It is made before anything is served, so that a port that is taken ends the start and not a service that runs.
+    """
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise ListenFailure(
+            f"cannot listen on {address} (HTTP): {address.host!r} is no address here: {error.strerror}"
+        ) from None
+    family, kind, protocol, _, where = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if sys.platform == "win32":
+            # There SO_REUSEADDR would let another process take the port away.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6 and where[0] == "::":
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # Accepted sockets inherit it. asyncio sets it on those that its selector loop accepts; not on every system and
+        # loop.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind(where)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise ListenFailure(f"cannot listen on {address} (HTTP): {_advice(error)}") from None
+    return listener
+
+
+def _advice(error: OSError) -> str:
+    # Windows has numbers of its own for the same (WSAE...).
+    match error.errno:
+        case 98 | 48 | 10048:
+            return "the port is taken; give another with --http HOST:PORT, or 0 to let the system choose"
+        case 13 | 10013:
+            return "no right to use this port; give one above 1023 with --http HOST:PORT"
+        case 99 | 49 | 10049:
+            return "no interface of this machine has that address"
+        case _:
+            return error.strerror or str(error)
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn, with signals left to whoever runs it."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, metrics: RequestMetrics) -> None:
+        class Protocol(BoundedProtocol):
+            connection_limit = settings.http_connections
+            request_metrics = metrics
+
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Protocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=settings.access_log,
+                proxy_headers=False,
+                server_header=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=int(settings.http_keep_alive),
+                timeout_graceful_shutdown=STOP_SECONDS,
+            )
+        )
+        self.ready = asyncio.Event()
+        # What it says below that level is what clients do wrong, a line for each: the metrics count it.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+        """Takes none: a signal drains the engine first, and this server stops last."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to accept, and says so."""
+        await super().startup(sockets)
+        self.ready.set()
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One HTTP connection."""
+
+    connection_limit: int
+    request_metrics: RequestMetrics
+
+    _headers_timer: asyncio.TimerHandle | None = None
+    _in_headers = False
+    _header_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self.connection_limit + _TOLD:
+            # On Windows select() takes 512 sockets and no more, so this bound must hold whatever clients do.
+            self.request_metrics.note_refused("too_many")
+            transport.abort()
+            return
+        self._arm()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self._arm()
+        began = self._in_headers
+        super().data_received(data)
+        # Whole headers are measured when they are complete; this is for those that never are.
+        self._header_bytes = self._header_bytes + len(data) if began and self._in_headers else 0
+        if self._header_bytes > HEADERS_BYTES and not self.transport.is_closing():
+            self._refuse("headers_too_large", _headers_too_large())
+
+    def on_message_begin(self) -> None:
+        self._in_headers = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._in_headers = False
+        self._disarm()
+        served = self.app
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEADERS_BYTES:
+            self.request_metrics.note_refused("headers_too_large")
+            self.app = _answer(_headers_too_large())
+        elif len(self.connections) > self.connection_limit:
+            self.request_metrics.note_refused("too_many")
+            detail = f"the API serves at most {self.connection_limit} HTTP connections at once"
+            self.app = _answer(Problem(problems.TOO_MANY_REQUESTS_AT_ONCE, detail))
+        super().on_headers_complete()
+        self.app = served
+
+    def send_400_response(self, msg: str) -> None:
+        """What arrived is not HTTP."""
+        self._refuse("not_http", Problem(problems.BAD_REQUEST))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """An upgrade that is not made is no event: the request is answered as HTTP/1.1."""
+
+    def _arm(self) -> None:
+        if self._headers_timer is None:
+            self._headers_timer = self.loop.call_later(HEADERS_SECONDS, self._headers_late)
+
+    def _disarm(self) -> None:
+        if self._headers_timer is not None:
+            self._headers_timer.cancel()
+            self._headers_timer = None
+
+    def _headers_late(self) -> None:
+        self._headers_timer = None
+        if self.transport.is_closing():
+            return
+        if self._in_headers:
+            detail = f"the request's headers were not complete after {HEADERS_SECONDS:.0f} s"
+            self._refuse("headers_timeout", Problem(problems.REQUEST_TIMEOUT, detail))
+        else:
+            self.transport.close()
+
+    def _refuse(self, reason: str, problem: Problem) -> None:
+        self.request_metrics.note_refused(reason)
+        self._disarm()
+        # In the middle of another answer this one would read as a part of it.
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            status, headers, body = _plain(problem)
+            head = [f"HTTP/1.1 {status} {problem.kind.title}".encode()]
+            head += [name + b": " + value for name, value in headers]
+            self.transport.write(b"\r\n".join(head) + b"\r\n\r\n" + body)
+        self.transport.close()
+
+
+def _headers_too_large() -> Problem:
+    return Problem(problems.HEADERS_TOO_LARGE, f"a request's headers may have at most {HEADERS_BYTES} bytes in all")
+
+
+def _plain(problem: Problem) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    request_id = os.urandom(16).hex()
+    body = json.dumps(problems.body_of(problem, request_id)).encode()
+    headers = [
+        (b"content-type", problems.MEDIA_TYPE.encode()),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-request-id", request_id.encode()),
+        (b"connection", b"close"),
+    ]
+    if problem.kind.retry_after_s is not None:
+        headers.append((b"retry-after", str(problem.kind.retry_after_s).encode()))
+    return problem.kind.status, headers, body
+
+
+def _answer(problem: Problem) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """An application that says only this."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        status, headers, body = _plain(problem)
+        start: dict[str, Any] = {"type": "http.response.start", "status": status, "headers": headers}
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
+
+    return answer

@@ -1,0 +1,1 @@
+"""Prometheus metrics: the engine's counters, and the API's own requests."""

@@ -1,0 +1,108 @@
+"""The engine's counters as Prometheus metrics, read when somebody asks.
+
+Names follow Prometheus' conventions: base units, `_total` on counters. Labels are few and bounded: worker, listener,
+reason, phase; never a connection or an address of a client.
+"""
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from iocpd.api.settings import HttpAddress, Settings
+from iocpd.api.version import version
+from iocpd.core import Engine, ListenerStats, Phase, WorkerStats
+
+_WORKER_COUNTERS = (
+    ("iocpd_worker_adopted_connections", "Connections that a worker was given.", "adopted"),
+    ("iocpd_received_bytes", "Bytes received from clients.", "bytes_in"),
+    ("iocpd_sent_bytes", "Bytes of which the system has taken the sending.", "bytes_out"),
+    ("iocpd_received_messages", "Receives that brought data.", "messages_in"),
+    ("iocpd_sent_messages", "Messages sent.", "messages_out"),
+    ("iocpd_discarded_bytes", "Bytes read away after the end of a drain's sending.", "discarded_bytes"),
+    ("iocpd_worker_turns", "Waits on the completion port that returned.", "turns"),
+    ("iocpd_worker_events", "Completions taken from the port.", "events"),
+    ("iocpd_receive_buffer_waits", "Receives that had to wait for a buffer.", "starved"),
+    ("iocpd_completion_queue_overflows", "Overflows of the completion queue.", "overflows"),
+    ("iocpd_inbox_refused_commands", "Commands refused because a worker's inbox was full.", "inbox_busy"),
+)
+_WORKER_GAUGES = (
+    ("iocpd_worker_connections", "Connections of a worker.", "connections"),
+    ("iocpd_send_queue_bytes", "Bytes queued and not yet taken by the system.", "pending_bytes"),
+    ("iocpd_receive_buffers", "Receive buffers that exist.", "buffers"),
+    ("iocpd_receive_buffers_in_use", "Receive buffers that hold data.", "buffers_in_use"),
+    ("iocpd_relay_waiting_messages", "Relayed messages that wait for a worker.", "relay_waiting"),
+)
+_REFUSALS = (("limit", "refused_limit"), ("memory", "refused_memory"), ("gone", "refused_gone"))
+
+
+class EngineCollector(Collector):
+    """Reads the engine each time that it is asked to collect."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine = engine
+        self._settings = settings
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family once."""
+        info = self._engine.info()
+        build = {"version": version(), "backend": info.backend}
+        yield InfoMetricFamily("iocpd_build", "What is running.", build)
+        yield GaugeMetricFamily(
+            "iocpd_start_time_seconds", "When the engine started (Unix time).", info.started_at.timestamp()
+        )
+        yield GaugeMetricFamily(
+            "iocpd_connections_limit", "Connections in all that are let in.", self._settings.max_connections
+        )
+        yield from self._drain()
+        yield from _workers(self._engine.worker_stats())
+        yield from _listeners(self._engine.listener_stats())
+
+    def _drain(self) -> Iterator[Metric]:
+        progress = self._engine.drain_progress()
+        phases = GaugeMetricFamily("iocpd_drain_phase", "1 for the phase that a drain is in.", labels=["phase"])
+        for phase in Phase:
+            phases.add_metric([phase], phase is progress.phase)
+        yield phases
+        draining = progress.phase is not Phase.NONE
+        yield GaugeMetricFamily(
+            "iocpd_drain_remaining_connections",
+            "Connections that a drain has still to end.",
+            progress.remaining if draining else 0,
+        )
+
+
+def _workers(workers: list[WorkerStats]) -> Iterator[Metric]:
+    for name, text, attribute in _WORKER_COUNTERS:
+        counter = CounterMetricFamily(name, text, labels=["worker"])
+        for number, stats in enumerate(workers):
+            counter.add_metric([str(number)], getattr(stats, attribute))
+        yield counter
+    for name, text, attribute in _WORKER_GAUGES:
+        gauge = GaugeMetricFamily(name, text, labels=["worker"])
+        for number, stats in enumerate(workers):
+            gauge.add_metric([str(number)], getattr(stats, attribute))
+        yield gauge
+    closed = CounterMetricFamily("iocpd_closed_connections", "Connections that have ended.", labels=["reason"])
+    for reason in workers[0].closed if workers else ():
+        closed.add_metric([reason], sum(stats.closed[reason] for stats in workers))
+    yield closed
+
+
+def _listeners(listeners: list[ListenerStats]) -> Iterator[Metric]:
+    # The configured address is not a client's, and two listeners never have the same one.
+    labels = ["listener", "service"]
+    connections = GaugeMetricFamily("iocpd_listener_connections", "Connections of a listener.", labels=labels)
+    is_open = GaugeMetricFamily("iocpd_listener_open", "1 while a listener accepts.", labels=labels)
+    accepted = CounterMetricFamily("iocpd_accepted_connections", "Connections accepted.", labels=labels)
+    errors = CounterMetricFamily("iocpd_accept_errors", "Accepts that failed and were tried again.", labels=labels)
+    refused = CounterMetricFamily("iocpd_refused_connections", "Connections turned away.", labels=[*labels, "reason"])
+    for stats in listeners:
+        values = [str(HttpAddress(stats.host, stats.port)), stats.service]
+        connections.add_metric(values, stats.connections)
+        is_open.add_metric(values, stats.open)
+        accepted.add_metric(values, stats.accepted)
+        errors.add_metric(values, stats.accept_errors)
+        for reason, attribute in _REFUSALS:
+            refused.add_metric([*values, reason], getattr(stats, attribute))
+    yield from (connections, is_open, accepted, errors, refused)

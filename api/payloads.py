@@ -1,0 +1,100 @@
+"""Bytes in a request: `{"text": "..."}`, `{"base64": "..."}`, or the raw body as application/octet-stream."""
+
+import base64
+import binascii
+from typing import Any, Self
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from iocpd.api import problems
+from iocpd.api.problems import Problem
+from iocpd.api.settings import Settings
+
+
+class Payload(BaseModel):
+    """Bytes to send: UTF-8 text, or anything in base64. Exactly one of the two."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "minProperties": 1,
+            "maxProperties": 1,
+            "examples": [{"text": "maintenance at 12:00\n"}, {"base64": "AAEC"}],
+        },
+    )
+
+    text: str | None = Field(default=None, description="sent as UTF-8")
+    base64: str | None = Field(default=None, description="standard alphabet, with padding")
+
+    _data: bytes = PrivateAttr(default=b"")
+
+    @model_validator(mode="after")
+    def _decode(self) -> Self:
+        if (self.text is None) == (self.base64 is None):
+            raise ValueError('give either "text" or "base64"')
+        if self.text is not None:
+            try:
+                self._data = self.text.encode()
+            except UnicodeEncodeError:
+                raise ValueError('"text" has half of a surrogate pair, which UTF-8 can\'t hold; use "base64"') from None
+        elif self.base64 is not None:
+            try:
+                self._data = base64.b64decode(self.base64, validate=True)
+            except (binascii.Error, ValueError):
+                raise ValueError('"base64" is not base64 with the standard alphabet and padding') from None
+        return self
+
+    @property
+    def data(self) -> bytes:
+        """The bytes themselves."""
+        return self._data
+
+
+def checked(data: bytes, settings: Settings, what: str = "message") -> bytes:
+    """The bytes, unless they are more than a message may have: Problem 413."""
+    if len(data) > settings.max_message_bytes:
+        detail = f"the {what} has {len(data)} bytes, and max_message_bytes is {settings.max_message_bytes}"
+        raise Problem(problems.MESSAGE_TOO_LARGE, detail)
+    return data
+
+
+async def read_payload(request: Request, settings: Settings) -> bytes:
+    """The bytes that a request brings as its whole body, at least one; Problem 413, 415 or 422."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in ("application/json", "application/octet-stream"):
+        sent = f"is {media_type}" if media_type else "has no Content-Type"
+        raise Problem(
+            problems.UNSUPPORTED_MEDIA_TYPE,
+            f'the body {sent}: send {{"text": "..."}} as application/json, or the bytes themselves as application/octet-stream',
+        )
+    data = await request.body()
+    if media_type == "application/json":
+        try:
+            data = Payload.model_validate_json(data).data
+        except ValidationError as error:
+            raise _problem_of(error) from None
+    if not data:
+        raise problems.invalid("body", "", "empty", "there is nothing to send: give at least one byte")
+    return checked(data, settings)
+
+
+def _problem_of(error: ValidationError) -> Problem:
+    # Without the input: it is the message, and messages are repeated nowhere.
+    first = error.errors(include_input=False, include_url=False)[0]
+    if first["type"] == "json_invalid":
+        return Problem(problems.MALFORMED_JSON, f"the body is not JSON: {first['ctx']['error']}")
+    detail = str(first["msg"]).removeprefix("Value error, ")
+    return problems.invalid("body", ".".join(map(str, first["loc"])), first["type"], detail)
+
+
+PAYLOAD_REQUEST_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/Payload"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+"""`openapi_extra` of a route that calls read_payload."""

@@ -1,0 +1,187 @@
+"""Runs the engine and the API in one process, and ends both.
+
+The order of the end: a signal or POST /v1/node/shutdown begins a drain that stops the engine; when it has, and its
+threads are joined, the HTTP server stops, so that progress can be read until then. A second signal ends the process at
+once.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from datetime import UTC, datetime
+from types import FrameType
+
+from iocpd.api.app import create_app
+from iocpd.api.http_server import HttpServer, ListenFailure, listen
+from iocpd.api.keys import KeyFileError, KeyRing, read_keys
+from iocpd.api.metrics.requests import RequestMetrics
+from iocpd.api.node.service import drain
+from iocpd.api.settings import HttpAddress, Settings, is_loopback
+from iocpd.api.version import version
+from iocpd.core import Engine, EngineError, EngineStopped
+
+# Descriptors for what is neither a client of the service nor one of the API: ports, listeners, files.
+_SPARE_FILES = 128
+# The engine itself cancels what is left at its deadline; if it is not done so much later, it never will be.
+_JOIN_MARGIN_SECONDS = 15.0
+
+_log = logging.getLogger("iocpd.server")
+
+
+class StartFailure(Exception):
+    """The service can't start; the text is one line that says why, and what to do."""
+
+
+def serve(settings: Settings) -> int:
+    """Runs until a signal or the API ends it; the exit status. StartFailure."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    keys = _load_keys(settings)
+    settings = _within_file_limit(settings)
+    try:
+        listener = listen(settings.http)
+    except ListenFailure as error:
+        raise StartFailure(str(error)) from None
+    with listener:
+        host, port = listener.getsockname()[:2]
+        if keys is None and not is_loopback(host):
+            raise StartFailure(
+                f"--http {settings.http} can be reached from other machines, and there is no key file at"
+                f" {settings.keys_path}: make a key with `iocpd keys add NAME --role admin`, or listen on 127.0.0.1"
+            )
+        service = _Service(settings, keys, HttpAddress(host, port))
+        # The same loop on every system. On Windows the default one loses its listener to a client that resets while it
+        # is being accepted (python/cpython#93821).
+        with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+            return runner.run(service.run(listener))
+
+
+class _Service:
+    def __init__(self, settings: Settings, keys: KeyRing | None, http: HttpAddress) -> None:
+        self._settings = settings
+        self._keys = keys
+        self._http = http
+        self._engine = Engine(settings.engine_config())
+        self._stopping = asyncio.Event()
+        self._signalled = False
+
+    async def run(self, listener: socket.socket) -> int:
+        self._take_signals(asyncio.get_running_loop())
+        try:
+            self._engine.start()
+        except EngineError as error:
+            raise StartFailure(" ".join(str(error).split())) from None
+        metrics = RequestMetrics()
+        app = create_app(
+            self._engine, self._settings, keys=self._keys, on_shutdown=self._stopping.set, request_metrics=metrics
+        )
+        server = HttpServer(app, self._settings, metrics)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await server.ready.wait()
+        self._announce()
+
+        await self._stopping.wait()
+        status = await self._join()
+        server.should_exit = True
+        await serving
+        return status
+
+    def _announce(self) -> None:
+        """What a person or a program that started this needs to know, a line for each."""
+        info = self._engine.info()
+        say(f"iocpd {version()}, process {os.getpid()}")
+        say(f"backend {info.backend}, {info.workers} workers: {info.backend_reason}")
+        for stats in self._engine.listener_stats():
+            say(f"tcp {HttpAddress(stats.host, stats.port)} {stats.service}")
+        say(f"http http://{self._http} {self._access()}")
+        say("ready")
+
+    def _access(self) -> str:
+        if self._keys is not None:
+            return f"with keys from {self._settings.keys_path} ({len(self._keys)})"
+        return "without keys, for this machine alone (`iocpd keys add NAME --role admin` makes the first)"
+
+    def _take_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        def take(number: int, frame: FrameType | None) -> None:
+            name = signal.Signals(number).name
+            if self._signalled:
+                os.write(2, f"iocpd: {name} again: ending at once\n".encode())
+                os._exit(128 + number)
+            self._signalled = True
+            loop.call_soon_threadsafe(self._begin_stop, name)
+
+        # On Windows a handler runs when the main thread comes back from select(); uvicorn's tick makes that every 0.1
+        # s.
+        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), take)
+
+    def _begin_stop(self, why: str) -> None:
+        connections = self._engine.info().connections
+        deadline = self._settings.drain_deadline
+        _log.info("%s: draining %d connections, at most %g s", why, connections, deadline)
+        try:
+            drain(self._engine, self._settings, stop=True)
+        except EngineStopped:
+            pass  # it is over already
+        self._stopping.set()
+
+    async def _join(self) -> int:
+        """Waits for the engine's threads; the exit status."""
+        while not await asyncio.to_thread(self._engine.join, 0.5):
+            deadline = self._engine.drain_progress().deadline_at
+            if deadline and (datetime.now(UTC) - deadline).total_seconds() > _JOIN_MARGIN_SECONDS:
+                _log.error("the engine has not stopped %g s after its deadline; giving up", _JOIN_MARGIN_SECONDS)
+                logging.shutdown()
+                os._exit(1)
+        progress = self._engine.drain_progress()
+        _log.info(
+            "stopped: %d connections drained, %d cut off", progress.initial - progress.cancelled, progress.cancelled
+        )
+        return 0
+
+
+def say(line: str) -> None:
+    """A line on stdout, there at once even if it is a pipe."""
+    print(line, flush=True)
+
+
+def _load_keys(settings: Settings) -> KeyRing | None:
+    # A file that was named must be there: a slip in its name would open the API to everybody.
+    if settings.keys_file is None and not settings.keys_path.exists():
+        return None
+    try:
+        return KeyRing(read_keys(settings.keys_path))
+    except KeyFileError as error:
+        raise StartFailure(str(error)) from None
+
+
+def _within_file_limit(settings: Settings) -> Settings:
+    """Raises the limit on open files as far as it goes, and keeps max_connections below it.
+
+    Without room beside the connections, a flood of clients would leave no descriptor for the API that could end it.
+    """
+    if sys.platform == "win32":
+        return settings
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY:
+        return settings
+    room = hard - settings.http_connections - _SPARE_FILES
+    if room < 1:
+        raise StartFailure(f"this process may open {hard} files, which is too few; raise `ulimit -Hn`")
+    if room >= settings.max_connections:
+        return settings
+    say(
+        f"max_connections is {room} instead of {settings.max_connections}: this process may open {hard} files (`ulimit -Hn`)"
+    )
+    return settings.model_copy(update={"max_connections": room})

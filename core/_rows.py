@@ -1,0 +1,231 @@
+"""From the engine's structs to the values of model.py, and from arguments to structs.
+
+A page of 1,000 rows is unpacked by one struct format, since reading single fields through cffi costs far more.
+The formats are derived from what the compiler says of the structs, so they can't differ from engine.h.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any
+
+from ._native import ffi, lib
+from .model import (
+    By,
+    ClosedConnection,
+    Connection,
+    DrainProgress,
+    EngineInfo,
+    Filter,
+    ListenerStats,
+    Phase,
+    Reason,
+    Report,
+    State,
+    WorkerStats,
+)
+
+# By the engine's numbers. A connection that has ended shows its last state.
+STATES = (State.CLOSING, State.OPEN, State.DRAINING, State.CLOSING)
+assert (lib.IOCPD_OPEN, lib.IOCPD_DRAINING, lib.IOCPD_CLOSING_STATE, lib.IOCPD_FREE) == (1, 2, 3, 0)
+REASONS = (
+    None,
+    *(Reason(ffi.string(lib.iocpd_reason_name(number)).decode()) for number in range(1, lib.IOCPD_REASON_COUNT)),
+)
+PHASES = tuple(Phase)
+assert PHASES.index(Phase.STOPPED) == lib.IOCPD_PHASE_STOPPED
+_WHO = {lib.IOCPD_BY_CLIENT: By.CLIENT, lib.IOCPD_BY_OPERATOR: By.OPERATOR, lib.IOCPD_BY_ENGINE: By.ENGINE}
+BY = tuple(_WHO[lib.iocpd_reason_by(number)] for number in range(lib.IOCPD_REASON_COUNT))
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAPPED = bytes(10) + b"\xff\xff"  # what an IPv4 address starts with in 16 bytes
+_CODES = {
+    "uint8_t": "B",
+    "uint16_t": "H",
+    "int32_t": "i",
+    "uint32_t": "I",
+    "int64_t": "q",
+    "uint64_t": "Q",
+}
+
+
+def _format(ctype: Any) -> str:
+    """The struct module's format of a C struct, padding and all."""
+    text, at = "", 0
+    for _, field in ctype.fields:
+        text += f"{field.offset - at}x"
+        if field.type.kind == "struct":
+            text += _format(field.type)
+        elif field.type.kind == "array":
+            text += f"{ffi.sizeof(field.type)}s"
+        else:
+            text += _CODES[field.type.cname]
+        at = field.offset + ffi.sizeof(field.type)
+    return text + f"{ffi.sizeof(ctype) - at}x"
+
+
+CONNECTION = struct.Struct("=" + _format(ffi.typeof("iocpd_connection")))
+CLOSED = struct.Struct("=" + _format(ffi.typeof("iocpd_closed")))
+assert (CONNECTION.size, CLOSED.size) == (ffi.sizeof("iocpd_connection"), ffi.sizeof("iocpd_closed"))
+
+
+@lru_cache(maxsize=65536)
+def address_text(address: bytes) -> str:
+    """An address of 16 bytes as people write it; mapped IPv4 as IPv4."""
+    if address.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, address[12:])
+    return socket.inet_ntop(socket.AF_INET6, address)
+
+
+def address_bytes(text: str) -> bytes:
+    """The 16 bytes of a numeric address; IPv4 is mapped."""
+    if ":" in text:
+        return socket.inet_pton(socket.AF_INET6, text)
+    return _MAPPED + socket.inet_pton(socket.AF_INET, text)
+
+
+def moment(microseconds: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def moment_or_none(microseconds: int) -> datetime | None:
+    return moment(microseconds) if microseconds else None
+
+
+def _connection(row: Sequence[Any], services: Sequence[str]) -> Connection:
+    token, serial, peer_ip, local_ip, peer_port, local_port = row[:6]
+    listener, worker, state, reason, connected_at, active_at = row[6:12]
+    return Connection(
+        token,
+        serial,
+        listener,
+        worker,
+        services[listener],
+        STATES[state],
+        REASONS[reason],
+        (address_text(peer_ip), peer_port),
+        (address_text(local_ip), local_port),
+        _EPOCH + timedelta(0, 0, connected_at),
+        _EPOCH + timedelta(0, 0, active_at),
+        *row[12:17],
+    )
+
+
+def _closed(row: Sequence[Any], services: Sequence[str]) -> ClosedConnection:
+    closed_serial, closed_at, os_error, text = row[17:]
+    reason = row[9]
+    return ClosedConnection(
+        _connection(row, services),
+        closed_serial,
+        moment(closed_at),
+        REASONS[reason] or Reason.IO_ERROR,
+        BY[reason],
+        text.partition(b"\0")[0].decode(errors="replace"),
+        os_error,
+    )
+
+
+def connections(rows: Any, count: int, services: Sequence[str]) -> list[Connection]:
+    """`rows` is an iocpd_connection[]; `services` is each listener's."""
+    if not count:
+        return []
+    return [_connection(row, services) for row in CONNECTION.iter_unpack(ffi.buffer(rows, count * CONNECTION.size))]
+
+
+def closed_connections(rows: Any, count: int, services: Sequence[str]) -> list[ClosedConnection]:
+    """`rows` is an iocpd_closed[]; `services` is each listener's."""
+    if not count:
+        return []
+    return [_closed(row, services) for row in CLOSED.iter_unpack(ffi.buffer(rows, count * CLOSED.size))]
+
+
+def filter_struct(filter: Filter | None) -> Any:
+    """An iocpd_filter*; without fields it is for all connections."""
+    out = ffi.new("iocpd_filter *")
+    if filter is None:
+        return out
+    if filter.ip is not None:
+        out.fields |= lib.IOCPD_BY_NETWORK
+        out.network = address_bytes(str(filter.ip.network_address))
+        out.prefix = filter.ip.prefixlen + (96 if filter.ip.version == 4 else 0)
+    if filter.listener is not None:
+        out.fields |= lib.IOCPD_BY_LISTENER
+        out.listener = filter.listener
+    if filter.state is not None:
+        out.fields |= lib.IOCPD_BY_STATE
+        out.state = STATES.index(filter.state, 1)
+    if filter.older_than is not None:
+        out.fields |= lib.IOCPD_BY_AGE
+        out.older_than_us = round(filter.older_than * 1e6)
+    if filter.idle_for is not None:
+        out.fields |= lib.IOCPD_BY_IDLE
+        out.idle_for_us = round(filter.idle_for * 1e6)
+    return out
+
+
+def report(row: Any) -> Report:
+    return Report(
+        matched=row.matched,
+        queued=row.queued,
+        written=row.written,
+        skipped_slow=row.skipped_slow,
+        closed_before_write=row.closed_before_write,
+        failed=row.failed,
+        done=bool(row.done),
+    )
+
+
+def drain_progress(row: Any) -> DrainProgress:
+    return DrainProgress(
+        phase=PHASES[row.phase],
+        stop=bool(row.stop),
+        initial=row.initial,
+        remaining=row.remaining,
+        evicted=row.evicted,
+        cancelled=row.cancelled,
+        rate_per_s=row.rate_per_s,
+        started_at=moment_or_none(row.started_at_us),
+        deadline_at=moment_or_none(row.deadline_at_us),
+        ended_at=moment_or_none(row.ended_at_us),
+        exits_posted=row.exits_posted,
+        exits_taken=row.exits_taken,
+    )
+
+
+def engine_info(row: Any) -> EngineInfo:
+    return EngineInfo(
+        backend=ffi.string(lib.iocpd_backend_name(row.backend)).decode(),
+        backend_reason=ffi.string(row.backend_reason).decode(errors="replace"),
+        workers=row.workers,
+        listeners=row.listeners,
+        accepting=bool(row.accepting),
+        started_at=moment(row.started_at_us),
+        connections=row.connections,
+        last_serial=row.last_serial,
+    )
+
+
+def worker_stats(row: Any) -> WorkerStats:
+    return WorkerStats(
+        **{name: getattr(row, name) for name, _ in ffi.typeof(row).item.fields if name != "closed"},
+        closed={reason: row.closed[number] for number, reason in enumerate(REASONS) if reason},
+    )
+
+
+def listener_stats(row: Any, service: str) -> ListenerStats:
+    return ListenerStats(
+        host=address_text(bytes(row.ip)),
+        port=row.port,
+        service=service,
+        open=bool(row.open),
+        accepted=row.accepted,
+        refused_limit=row.refused_limit,
+        refused_memory=row.refused_memory,
+        refused_gone=row.refused_gone,
+        accept_errors=row.accept_errors,
+        connections=row.connections,
+    )

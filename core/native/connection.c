@@ -1,0 +1,443 @@
+/* connection.c: see connection.h. */
+#include "connection.h"
+
+#include "internal.h"
+
+enum {
+    SEND_BYTES_MAX = 128 * 1024, /* in one send: its completion is what shows that a slow peer is still reading */
+    PIECE_OVERHEAD = 64,         /* what a queued piece costs beside its bytes; counts against the hard limit */
+    APPEND_MAX = 1024,           /* received pieces up to this size are copied behind what is queued */
+};
+
+static const iocpd_config *config_of(const struct connection *connection) { return &connection->worker->engine->config; }
+
+uint64_t connection_token(const struct connection *connection) {
+    return token_make(connection->generation, connection->worker->number, connection->slot);
+}
+
+static void touch(struct connection *connection) { u64_store(&connection->last_activity_ns, (uint64_t)connection->worker->now_ns); }
+
+/* When receive buffers grow scarce, those who don't read must not hold them: their bytes move to memory of their own, and they
+ * may queue very little. */
+static bool buffers_scarce(const struct connection *connection) {
+    const struct buffer_pool *pool = &connection->worker->pool;
+    return buffer_available(pool) < pool->limit / 4;
+}
+
+/* A service that answers stops to receive when so much waits to be sent. */
+static uint64_t pause_limit(const struct connection *connection) {
+    return buffers_scarce(connection) ? config_of(connection)->receive_buffer_bytes : config_of(connection)->send_soft_bytes;
+}
+
+static void mark_dirty(struct connection *connection) {
+    if (connection->flags & CONNECTION_DIRTY) return;
+    connection->flags |= CONNECTION_DIRTY;
+    connection->next = connection->worker->dirty;
+    connection->worker->dirty = connection;
+}
+
+/* ---- timers --------------------------------------------------------------------------------------------------------- */
+
+static int64_t sooner(int64_t a, int64_t b) { return b != 0 && (a == 0 || b < a) ? b : a; }
+
+/* When this connection must be looked at next; 0: never. */
+static int64_t next_deadline(const struct connection *connection) {
+    const iocpd_config *config = config_of(connection);
+    int64_t active_ns = (int64_t)connection->last_activity_ns, at = connection->deadline_ns;
+    if (connection->state == IOCPD_OPEN) {
+        if (config->first_byte_ms && connection->bytes_in == 0)
+            at = sooner(at, (int64_t)connection->connected_ns + (int64_t)config->first_byte_ms * 1000000);
+        if (config->idle_ms) at = sooner(at, active_ns + (int64_t)config->idle_ms * 1000000);
+        if (connection->over_soft_ns) at = sooner(at, connection->over_soft_ns + (int64_t)config->send_soft_ms * 1000000);
+        /* Nothing is received while it is paused, so its last activity was that it read something. */
+        if (connection->flags & CONNECTION_PAUSED) at = sooner(at, active_ns + (int64_t)config->send_soft_ms * 1000000);
+    } else if (connection->state == IOCPD_DRAINING && connection->deadline_ns == 0) {
+        /* The client has shut its side: it gets what is queued for as long as it keeps reading. */
+        at = sooner(at, active_ns + (int64_t)config->send_soft_ms * 1000000);
+    }
+    return at;
+}
+
+static void set_timer(struct connection *connection) {
+    int64_t at = next_deadline(connection);
+    if (at) timers_set(&connection->worker->timers, connection, at);
+}
+
+static bool consumer_is_slow(const struct connection *connection, int64_t now_ns) {
+    int64_t limit_ns = now_ns - (int64_t)config_of(connection)->send_soft_ms * 1000000;
+    if (connection->over_soft_ns && connection->over_soft_ns <= limit_ns) return true;
+    return connection->flags & CONNECTION_PAUSED && (int64_t)connection->last_activity_ns <= limit_ns;
+}
+
+void connection_timer(struct connection *connection) {
+    const iocpd_config *config = config_of(connection);
+    int64_t now = connection->worker->now_ns;
+    if (connection->state == IOCPD_CLOSING_STATE) return;
+    if (next_deadline(connection) == 0 || next_deadline(connection) > now) {
+        set_timer(connection);
+        return;
+    }
+    if (connection->state == IOCPD_DRAINING) {
+        bool stalled = connection->deadline_ns == 0;
+        if (stalled) u32_store(&connection->reason, IOCPD_SLOW_CONSUMER);
+        connection_terminate(connection, IOCPD_SLOW_CONSUMER, true);
+    } else if (consumer_is_slow(connection, now)) {
+        connection_terminate(connection, IOCPD_SLOW_CONSUMER, true);
+    } else {
+        bool silent = config->first_byte_ms && connection->bytes_in == 0 &&
+                      (int64_t)connection->connected_ns + (int64_t)config->first_byte_ms * 1000000 <= now;
+        /* What is queued still goes out, but not for longer than a slow consumer gets. */
+        connection_drain(connection, silent ? IOCPD_FIRST_BYTE_TIMEOUT : IOCPD_IDLE_TIMEOUT, NULL,
+                         now + (int64_t)config->send_soft_ms * 1000000);
+    }
+}
+
+/* ---- the send queue --------------------------------------------------------------------------------------------------- */
+
+static void queue_push(struct connection *connection, struct outgoing *piece) {
+    piece->next = NULL;
+    if (connection->last) connection->last->next = piece;
+    else connection->first = piece;
+    connection->last = piece;
+    connection->pieces++;
+    mark_dirty(connection);
+}
+
+static void pending_add(struct connection *connection, uint32_t bytes) {
+    u64_bump(&connection->pending_bytes, bytes);
+    u64_bump(&connection->worker->pending_bytes, bytes);
+    if (!connection->over_soft_ns && connection->pending_bytes > config_of(connection)->send_soft_bytes) {
+        connection->over_soft_ns = connection->worker->now_ns;
+        set_timer(connection);
+    }
+}
+
+static void pending_take(struct connection *connection, uint64_t bytes) {
+    u64_bump(&connection->pending_bytes, 0 - bytes);
+    u64_bump(&connection->worker->pending_bytes, 0 - bytes);
+    if (connection->pending_bytes <= config_of(connection)->send_soft_bytes) connection->over_soft_ns = 0;
+}
+
+/* The first piece is done with: written, or dropped with its connection. */
+static void queue_pop(struct connection *connection, bool written) {
+    struct outgoing *piece = connection->first;
+    struct iocpd_ticket *ticket = piece->ticket;
+    connection->first = piece->next;
+    if (!connection->first) connection->last = NULL;
+    connection->pieces--;
+    if (written) {
+        u64_bump(&connection->messages_out, 1);
+        u64_bump(&connection->worker->messages_out, 1);
+    }
+    if (ticket) {
+        u64_add(written ? &ticket->written : &ticket->closed_before_write, 1);
+        ticket_close(ticket);
+    }
+    if (piece->is_buffer) {
+        buffer_free((struct buffer *)piece);
+    } else {
+        payload_drop(piece->payload);
+        memory_free(piece);
+    }
+}
+
+enum queue_result connection_queue_payload(struct connection *connection, struct payload *payload, struct iocpd_ticket *ticket) {
+    worker_assert_owner(connection->worker);
+    if (connection->state != IOCPD_OPEN) return QUEUE_CLOSING;
+    uint64_t after = connection->pending_bytes + payload->bytes + (uint64_t)(connection->pieces + 1) * PIECE_OVERHEAD;
+    if (after > config_of(connection)->send_hard_bytes) return QUEUE_FULL;
+    struct outgoing *piece = memory_new(sizeof *piece);
+    if (!piece) return QUEUE_NO_MEMORY;
+    payload_hold(payload);
+    piece->payload = payload;
+    piece->data = payload->data;
+    piece->bytes = payload->bytes;
+    piece->ticket = ticket;
+    if (ticket) {
+        ticket_hold(ticket);
+        u64_add(&ticket->queued, 1);
+    }
+    queue_push(connection, piece);
+    pending_add(connection, payload->bytes);
+    return QUEUED;
+}
+
+/* A small piece goes behind the last one, if that is a buffer with room: behind the bytes that a send may just be reading. */
+static bool append(struct connection *connection, struct buffer *buffer, uint32_t most) {
+    struct outgoing *last = connection->last;
+    if (!last || !last->is_buffer || buffer->bytes > most) return false;
+    struct buffer *tail = (struct buffer *)last;
+    if (tail->bytes + buffer->bytes > tail->pool->buffer_bytes) return false;
+    memcpy(tail->memory + tail->bytes, buffer->memory, buffer->bytes);
+    tail->bytes += buffer->bytes;
+    last->bytes += buffer->bytes;
+    return true;
+}
+
+void connection_queue_buffer(struct connection *connection, struct buffer *buffer) {
+    struct buffer_pool *pool = buffer->pool;
+    uint32_t bytes = buffer->bytes;
+    bool scarce = buffers_scarce(connection);
+    struct outgoing *copy = NULL;
+    if (append(connection, buffer, scarce ? pool->buffer_bytes : APPEND_MAX)) {
+        buffer_free(buffer);
+        mark_dirty(connection);
+    } else {
+        struct payload *payload = scarce ? payload_new(bytes) : NULL;
+        if (payload) copy = memory_new(sizeof *copy);
+        if (copy) {
+            memcpy(payload->data, buffer->memory, bytes);
+            copy->payload = payload;
+            copy->data = payload->data;
+            copy->bytes = bytes;
+            buffer_free(buffer);
+            queue_push(connection, copy);
+        } else {
+            if (payload) payload_drop(payload);
+            buffer->outgoing.data = buffer->memory;
+            buffer->outgoing.bytes = bytes;
+            buffer->outgoing.ticket = NULL;
+            queue_push(connection, &buffer->outgoing);
+        }
+    }
+    pending_add(connection, bytes);
+    if (connection->pending_bytes >= pause_limit(connection) && !(connection->flags & CONNECTION_PAUSED)) {
+        connection->flags |= CONNECTION_PAUSED;
+        set_timer(connection);
+    }
+}
+
+/* ---- receive ---------------------------------------------------------------------------------------------------------- */
+
+static bool receive_wanted(const struct connection *connection) {
+    if (connection->flags & CONNECTION_END_SEEN || connection->state == IOCPD_CLOSING_STATE) return false;
+    /* A draining connection reads on, to the end of file: closing a socket with unread data would reset it, and the peer could
+     * lose what it was sent last. */
+    return connection->state == IOCPD_DRAINING || !(connection->flags & (CONNECTION_PAUSED | CONNECTION_RELAY_PAUSED));
+}
+
+/* Arms or cancels the receive, as the state asks for. */
+static void receive_update(struct connection *connection) {
+    struct worker *worker = connection->worker;
+    bool wanted = receive_wanted(connection), outstanding = connection->socket.receive.outstanding;
+    if (wanted && !outstanding) {
+        int error = worker->driver->receive(worker->port, &connection->socket);
+        if (!error) return;
+        connection->os_error = error;
+        connection_terminate(connection, IOCPD_IO_ERROR, true);
+    } else if (!wanted && outstanding) {
+        worker->driver->receive_cancel(worker->port, &connection->socket); /* asking twice is harmless */
+    }
+}
+
+static void received_error(struct connection *connection, enum port_error error, int32_t os_error) {
+    enum iocpd_reason reason = IOCPD_IO_ERROR;
+    if (error == PORT_RESET) reason = IOCPD_CLIENT_RESET;
+    if (error == PORT_TIMED_OUT) reason = IOCPD_CLIENT_TIMED_OUT;
+    if (error == PORT_NO_RESOURCES) reason = IOCPD_OUT_OF_MEMORY;
+    if (connection->os_error == 0) connection->os_error = os_error;
+    connection_terminate(connection, reason, true);
+}
+
+void connection_received(struct connection *connection, const struct port_event *event) {
+    struct worker *worker = connection->worker;
+    if (event->buffer) {
+        touch(connection);
+        if (connection->state == IOCPD_OPEN) {
+            u64_bump(&connection->bytes_in, event->bytes);
+            u64_bump(&connection->messages_in, 1);
+            u64_bump(&worker->bytes_in, event->bytes);
+            u64_bump(&worker->messages_in, 1);
+            worker->engine->listeners[connection->listener].service->received(connection, event->buffer);
+            if (connection->flags & (CONNECTION_PAUSED | CONNECTION_RELAY_PAUSED)) receive_update(connection);
+        } else {
+            u64_bump(&worker->discarded_bytes, event->bytes);
+            buffer_free(event->buffer);
+        }
+    }
+    if (!event->final) return;
+    mark_dirty(connection); /* the state may now go on */
+    if (connection->state == IOCPD_CLOSING_STATE || event->error == PORT_CANCELLED) return;
+    if (event->error != PORT_OK) {
+        received_error(connection, event->error, event->os_error);
+        return;
+    }
+    connection->flags |= CONNECTION_END_SEEN;
+    connection_drain(connection, IOCPD_CLIENT_CLOSED, NULL, 0);
+}
+
+/* ---- send ------------------------------------------------------------------------------------------------------------- */
+
+static uint32_t fill_slices(struct connection *connection, port_slice *slices, uint32_t capacity) {
+    uint32_t count = 0, bytes = 0;
+    for (struct outgoing *piece = connection->first; piece && count < capacity && bytes < SEND_BYTES_MAX; piece = piece->next) {
+        uint32_t share = piece->bytes < SEND_BYTES_MAX - bytes ? piece->bytes : SEND_BYTES_MAX - bytes;
+        port_slice_set(&slices[count++], piece->data, share);
+        bytes += share;
+    }
+    return count;
+}
+
+static void send_start(struct connection *connection) {
+    struct worker *worker = connection->worker;
+    struct port_socket *socket = &connection->socket;
+    socket->slices = &socket->slice;
+    socket->slice_count = 1;
+    if (connection->first->next) connection->gather = worker_gather_take(worker);
+    if (connection->gather) {
+        socket->slices = connection->gather->slices;
+        socket->slice_count = fill_slices(connection, connection->gather->slices, PORT_SLICES_MAX);
+    } else {
+        fill_slices(connection, &socket->slice, 1); /* also without memory for a list: one piece after the other */
+    }
+    int error = worker->driver->send(worker->port, socket);
+    if (!error) return;
+    if (connection->gather) worker_gather_free(worker, connection->gather);
+    connection->gather = NULL;
+    connection->os_error = error;
+    connection_terminate(connection, IOCPD_IO_ERROR, true);
+}
+
+void connection_sent(struct connection *connection, const struct port_event *event) {
+    if (connection->gather) worker_gather_free(connection->worker, connection->gather);
+    connection->gather = NULL;
+    uint32_t left = event->bytes;
+    if (left) {
+        touch(connection);
+        u64_bump(&connection->bytes_out, left);
+        u64_bump(&connection->worker->bytes_out, left);
+        pending_take(connection, left);
+    }
+    while (left > 0 || (connection->first && connection->first->bytes == 0)) {
+        struct outgoing *piece = connection->first;
+        uint32_t share = piece->bytes < left ? piece->bytes : left;
+        piece->data += share;
+        piece->bytes -= share;
+        left -= share;
+        if (piece->bytes == 0) queue_pop(connection, true);
+    }
+    mark_dirty(connection);
+    if (event->error != PORT_OK && event->error != PORT_CANCELLED && connection->state != IOCPD_CLOSING_STATE)
+        received_error(connection, event->error, event->os_error);
+    if (connection->pending_bytes <= pause_limit(connection) / 2) connection->flags &= ~(uint32_t)CONNECTION_PAUSED;
+}
+
+/* ---- the end ---------------------------------------------------------------------------------------------------------- */
+
+void connection_drain(struct connection *connection, enum iocpd_reason reason, struct payload *farewell, int64_t deadline_ns) {
+    worker_assert_owner(connection->worker);
+    if (connection->state == IOCPD_CLOSING_STATE) return;
+    if (connection->state == IOCPD_OPEN) {
+        if (farewell) connection_queue_payload(connection, farewell, NULL); /* full or no memory: it ends without one */
+        u32_store(&connection->reason, reason);
+        u32_store(&connection->state, IOCPD_DRAINING);
+        connection->over_soft_ns = 0;
+        touch(connection);
+    }
+    if (deadline_ns && (connection->deadline_ns == 0 || deadline_ns < connection->deadline_ns)) connection->deadline_ns = deadline_ns;
+    set_timer(connection);
+    mark_dirty(connection);
+}
+
+void connection_terminate(struct connection *connection, enum iocpd_reason reason, bool reset) {
+    worker_assert_owner(connection->worker);
+    if (connection->state == IOCPD_CLOSING_STATE) return;
+    if (connection->reason == IOCPD_REASON_NONE) u32_store(&connection->reason, reason);
+    u32_store(&connection->state, IOCPD_CLOSING_STATE);
+    if (reset) platform_socket_reset_on_close(connection->socket.handle);
+    timers_clear(&connection->worker->timers, connection);
+    mark_dirty(connection);
+}
+
+static void relay_forget(struct connection *connection) {
+    struct connection **at = &connection->worker->relay_paused;
+    while (*at != connection) at = &(*at)->next_paused;
+    *at = connection->next_paused;
+}
+
+static void closed_row(struct connection *connection, iocpd_closed *row) {
+    struct iocpd_engine *engine = connection->worker->engine;
+    memset(row, 0, sizeof *row);
+    table_read(&connection->worker->table, connection->slot, &row->connection);
+    row->closed_serial = u64_add(&engine->closed_serial, 1) + 1;
+    row->closed_at_us = engine_wall_us(engine, connection->worker->now_ns);
+    row->os_error = connection->os_error;
+    if (connection->reason != IOCPD_KICKED) return;
+    for (struct iocpd_ticket *waiter = connection->waiters; waiter; waiter = waiter->next_waiter)
+        memcpy(row->text, waiter->text, sizeof row->text); /* the last in the list is the first that kicked */
+}
+
+/* Nothing is outstanding any more: what the kernel had is ours again. */
+static void finish(struct connection *connection) {
+    struct worker *worker = connection->worker;
+    iocpd_closed row;
+    closed_row(connection, &row);
+    if (connection->flags & CONNECTION_RELAY_PAUSED) relay_forget(connection);
+    worker->driver->release(worker->port, &connection->socket);
+    pending_take(connection, connection->pending_bytes);
+    while (connection->first) queue_pop(connection, false);
+    closed_write(&worker->closed, &row);
+    u64_bump(&worker->ended[connection->reason], 1);
+    struct iocpd_ticket *waiter = connection->waiters;
+    uint32_t listener = connection->listener;
+    connection->waiters = NULL;
+    table_give(&worker->table, connection);
+    while (waiter) { /* only now: who waits may look for it in the table */
+        struct iocpd_ticket *next = waiter->next_waiter;
+        ticket_close(waiter);
+        waiter = next;
+    }
+    u32_add(&worker->load, (uint32_t)-1);
+    engine_connection_ended(worker->engine, listener);
+}
+
+static void closing_step(struct connection *connection) {
+    struct worker *worker = connection->worker;
+    struct port_socket *socket = &connection->socket;
+    if (!socket->receive.outstanding && !socket->send.outstanding) {
+        finish(connection);
+    } else if (!(connection->flags & CONNECTION_CANCELLED)) {
+        connection->flags |= CONNECTION_CANCELLED;
+        if (socket->receive.outstanding) worker->driver->receive_cancel(worker->port, socket);
+        if (socket->send.outstanding) worker->driver->send_cancel(worker->port, socket);
+    }
+}
+
+static void draining_step(struct connection *connection) {
+    if (connection->first) return;
+    if (connection->flags & CONNECTION_END_SEEN) {
+        connection_terminate(connection, IOCPD_CLIENT_CLOSED, false); /* both sides are through: an orderly close */
+    } else if (!(connection->flags & CONNECTION_END_SENT)) {
+        connection->flags |= CONNECTION_END_SENT;
+        int error = platform_socket_shutdown_send(connection->socket.handle);
+        if (error) connection_terminate(connection, IOCPD_CLIENT_RESET, true);
+    }
+}
+
+void connection_flush(struct connection *connection) {
+    if (connection->state != IOCPD_CLOSING_STATE) receive_update(connection);
+    if (connection->state != IOCPD_CLOSING_STATE && connection->first && !connection->socket.send.outstanding) send_start(connection);
+    if (connection->state == IOCPD_DRAINING) draining_step(connection);
+    if (connection->state == IOCPD_CLOSING_STATE) closing_step(connection);
+    connection->flags &= ~(uint32_t)CONNECTION_DIRTY; /* last: a step that changes the state is followed by that state's step */
+}
+
+void connection_open(struct connection *connection) {
+    u64_bump(&connection->worker->adopted, 1);
+    set_timer(connection);
+    mark_dirty(connection);
+}
+
+void connection_relay_pause(struct connection *connection) {
+    struct worker *worker = connection->worker;
+    if (connection->flags & CONNECTION_RELAY_PAUSED) return;
+    connection->flags |= CONNECTION_RELAY_PAUSED;
+    connection->next_paused = worker->relay_paused;
+    worker->relay_paused = connection;
+    u32_exchange(&worker->engine->relay_blocked, 1); /* and then looks once more, in relay_turn */
+}
+
+void connection_relay_resume(struct connection *connection) {
+    connection->flags &= ~(uint32_t)CONNECTION_RELAY_PAUSED;
+    mark_dirty(connection);
+}

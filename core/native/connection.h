@@ -1,0 +1,91 @@
+/* connection.h: per-socket data: the state machine, the send queue, the counters of one connection.
+ *
+ *   OPEN ──────────► DRAINING ──────────► CLOSING ──────────► FREE
+ *         drain:               terminate:            the last final event:
+ *         flush, SD_SEND,      cancel what is        close the socket, write the closed
+ *         read to the end      outstanding           record, tell who waits
+ *         or a deadline
+ *
+ * Only the worker that owns a connection calls these functions. The fields that listings read are atomic; those that say who
+ * the connection is are written under `sequence`, odd while they change (table_read).
+ */
+#ifndef IOCPD_CONNECTION_H
+#define IOCPD_CONNECTION_H
+
+#include "buffer.h"
+#include "engine.h"
+#include "port.h"
+
+struct worker;
+struct iocpd_ticket;
+
+enum connection_flag {
+    CONNECTION_DIRTY = 1,         /* in worker->dirty */
+    CONNECTION_PAUSED = 2,        /* the receive is not wanted: too much is queued */
+    CONNECTION_RELAY_PAUSED = 4,  /* the same, because relayed messages wait; in worker->relay_paused */
+    CONNECTION_END_SEEN = 8,      /* end of file has been read */
+    CONNECTION_END_SENT = 16,     /* SD_SEND is done */
+    CONNECTION_CANCELLED = 32,    /* CLOSING: the outstanding operations were asked to end */
+};
+
+struct connection {
+    struct port_socket socket; /* first: it is the completion key */
+
+    /* Shared, see above. */
+    uint32_t sequence;
+    uint32_t generation;
+    uint64_t serial;
+    uint64_t peer_ip[2], local_ip[2];
+    uint32_t ports; /* peer << 16 | local */
+    uint32_t listener;
+    uint32_t state, reason;
+    uint64_t connected_ns, last_activity_ns;
+    uint64_t bytes_in, bytes_out, messages_in, messages_out, pending_bytes;
+
+    /* The owner's. */
+    struct worker *worker;
+    struct outgoing *first, *last; /* the send queue */
+    struct port_gather *gather;    /* of the outstanding send, if it has several pieces */
+    struct connection *next;       /* free list, or worker->dirty */
+    struct connection *next_paused; /* worker->relay_paused */
+    struct iocpd_ticket *waiters;  /* kicks that wait for the end; the first gives the text */
+    int64_t deadline_ns;           /* DRAINING: then it is reset; 0: none */
+    int64_t over_soft_ns;          /* since when the queue has been above the soft limit; 0: it is not */
+    uint32_t slot;
+    uint32_t timer; /* 1 + its place in worker->timers; 0: none */
+    uint32_t pieces; /* in the send queue */
+    uint32_t flags;
+    int32_t os_error;
+};
+
+/* What connection_queue_payload did. */
+enum queue_result { QUEUED, QUEUE_CLOSING, QUEUE_FULL, QUEUE_NO_MEMORY };
+
+/* The connection is in its slot, its socket attached: begin to receive. */
+void connection_open(struct connection *connection);
+
+void connection_received(struct connection *connection, const struct port_event *event);
+void connection_sent(struct connection *connection, const struct port_event *event);
+void connection_timer(struct connection *connection);
+/* What its place in worker->dirty is for: send, then see what the state asks for. */
+void connection_flush(struct connection *connection);
+
+/* Queues received bytes as they are; takes the buffer over. The bytes count as taken in: they go out, or the connection has
+ * ended. Above the soft limit the receive pauses. */
+void connection_queue_buffer(struct connection *connection, struct buffer *buffer);
+/* Queues a reference to the payload; the ticket, if any, is told what becomes of it. */
+enum queue_result connection_queue_payload(struct connection *connection, struct payload *payload, struct iocpd_ticket *ticket);
+
+/* OPEN → DRAINING: nothing more is taken in; what is queued goes out, then the farewell (may be NULL), then end of file. */
+void connection_drain(struct connection *connection, enum iocpd_reason reason, struct payload *farewell, int64_t deadline_ns);
+/* → CLOSING: cancels what is outstanding; with `reset`, the peer gets a reset and what is queued is dropped. The reason counts
+ * only if there is none yet. */
+void connection_terminate(struct connection *connection, enum iocpd_reason reason, bool reset);
+
+/* Relayed messages are few again. */
+void connection_relay_resume(struct connection *connection);
+void connection_relay_pause(struct connection *connection);
+
+uint64_t connection_token(const struct connection *connection);
+
+#endif

@@ -1,0 +1,313 @@
+/* engine.h: the engine's C interface; the only header that Python sees.
+ *
+ * core/_build.py hands the part between the two cffi marks to cffi as it is, so it holds declarations alone.
+ *
+ * Every function may be called from any thread unless it says otherwise. None waits for a worker but iocpd_wait and
+ * iocpd_join, which take a time limit, and iocpd_drain and iocpd_drain_cancel, which wait for worker 0's next turn. Strings are UTF-8; addresses are 16 bytes, IPv4 as ::ffff:a.b.c.d; times are
+ * microseconds since 1970 (UTC) on a clock that was set at the engine's start and never goes back.
+ */
+#ifndef IOCPD_ENGINE_H
+#define IOCPD_ENGINE_H
+
+#include <stdint.h>
+
+/* cffi: from here */
+
+enum {
+    IOCPD_WORKERS_MAX = 64,
+    IOCPD_LISTENERS_MAX = 64,
+    IOCPD_SLOTS_MAX = 1048576, /* connections of one worker */
+    IOCPD_TEXT_BYTES = 200,
+    IOCPD_PROBLEM_BYTES = 200
+};
+
+enum iocpd_status {
+    IOCPD_OK,
+    IOCPD_SYSTEM,      /* a system call failed: see os_error */
+    IOCPD_NO_MEMORY,
+    IOCPD_UNAVAILABLE, /* this backend does not work here */
+    IOCPD_BUSY,        /* a queue between threads is at its bound; nothing was done */
+    IOCPD_UNKNOWN,     /* no connection ever had this token */
+    IOCPD_ENDED,       /* the connection has left the table */
+    IOCPD_CLOSING,     /* it is draining or closing and takes nothing more */
+    IOCPD_QUEUE_FULL,  /* its send queue is at its hard limit */
+    IOCPD_STOPPED,     /* the engine is stopping or has stopped */
+    IOCPD_CONFLICT,    /* a drain is under way, or none is */
+    IOCPD_TIMEOUT
+};
+
+enum iocpd_backend { IOCPD_AUTO, IOCPD_IOCP, IOCPD_IO_URING, IOCPD_EPOLL };
+
+enum iocpd_service { IOCPD_ECHO, IOCPD_DISCARD, IOCPD_RELAY };
+
+enum iocpd_state { IOCPD_FREE, IOCPD_OPEN, IOCPD_DRAINING, IOCPD_CLOSING_STATE };
+
+/* Why a connection ended. `by` follows from it: see iocpd_reason_by. */
+enum iocpd_reason {
+    IOCPD_REASON_NONE,
+    IOCPD_CLIENT_CLOSED,
+    IOCPD_CLIENT_RESET,
+    IOCPD_CLIENT_TIMED_OUT, /* the system gave up on the peer */
+    IOCPD_KICKED,
+    IOCPD_DRAINED,
+    IOCPD_SHUTDOWN,
+    IOCPD_FIRST_BYTE_TIMEOUT,
+    IOCPD_IDLE_TIMEOUT,
+    IOCPD_SLOW_CONSUMER,
+    IOCPD_OUT_OF_MEMORY,
+    IOCPD_IO_ERROR,
+    IOCPD_REASON_COUNT
+};
+
+enum iocpd_by { IOCPD_BY_CLIENT, IOCPD_BY_OPERATOR, IOCPD_BY_ENGINE };
+
+typedef struct iocpd_problem {
+    int32_t status;
+    int32_t os_error;
+    int32_t listener; /* which could not be bound; -1: it is not about a listener */
+    char text[IOCPD_PROBLEM_BYTES];
+} iocpd_problem;
+
+typedef struct iocpd_listener_config {
+    uint8_t ip[16];
+    uint32_t scope_id;
+    uint16_t port; /* 0: the system chooses */
+    uint8_t family; /* 4 or 6 */
+    uint8_t dual_stack; /* family 6: also take IPv4 */
+    int32_t service;
+    int32_t backlog;
+} iocpd_listener_config;
+
+typedef struct iocpd_config {
+    int32_t backend;
+    uint32_t workers;
+    uint32_t listener_count;
+    const iocpd_listener_config *listeners;
+    uint32_t max_connections;
+    uint32_t first_byte_ms; /* 0: no limit */
+    uint32_t idle_ms;       /* 0: no limit */
+    uint32_t send_soft_bytes;
+    uint32_t send_soft_ms;  /* above the soft limit for so long: slow_consumer */
+    uint32_t send_hard_bytes;
+    uint32_t receive_buffer_bytes;
+    uint32_t receive_buffers; /* of each worker, at most */
+    uint32_t closed_capacity; /* ended connections that each worker remembers */
+    uint32_t inbox_capacity;  /* commands that wait for one worker */
+    uint32_t relay_capacity;  /* relayed messages that are not fanned out yet: their senders wait above it */
+} iocpd_config;
+
+typedef struct iocpd_connection {
+    uint64_t token;
+    uint64_t serial; /* in the order of accept, from 1 */
+    uint8_t peer_ip[16];
+    uint8_t local_ip[16];
+    uint16_t peer_port;
+    uint16_t local_port;
+    uint16_t listener;
+    uint16_t worker;
+    uint8_t state;
+    uint8_t reason; /* also for a connection that is on its way out */
+    int64_t connected_at_us;
+    int64_t last_activity_at_us;
+    uint64_t bytes_in;
+    uint64_t bytes_out; /* the system took them */
+    uint64_t messages_in;
+    uint64_t messages_out;
+    uint64_t pending_bytes; /* queued and not yet taken by the system */
+} iocpd_connection;
+
+typedef struct iocpd_closed {
+    iocpd_connection connection;
+    uint64_t closed_serial; /* in the order of the ends, from 1 */
+    int64_t closed_at_us;
+    int32_t os_error; /* for client_reset, client_timed_out, io_error */
+    char text[IOCPD_TEXT_BYTES];
+} iocpd_closed;
+
+/* Which connections. A field counts only if its bit is in `fields`; bits that are set must all match. */
+enum iocpd_filter_field {
+    IOCPD_BY_NETWORK = 1,
+    IOCPD_BY_LISTENER = 2,
+    IOCPD_BY_STATE = 4,
+    IOCPD_BY_AGE = 8,
+    IOCPD_BY_IDLE = 16
+};
+
+typedef struct iocpd_filter {
+    uint32_t fields;
+    uint8_t network[16];
+    uint32_t prefix; /* of 128; IPv4: 96 more than written */
+    uint32_t listener;
+    uint32_t state;
+    int64_t older_than_us;
+    int64_t idle_for_us;
+} iocpd_filter;
+
+/* Where a listing goes on. Zeroed: at the beginning. */
+typedef struct iocpd_cursor {
+    uint64_t last_serial; /* connections that came later are not shown; 0: set by the first call */
+    uint32_t worker;
+    uint32_t slot;
+} iocpd_cursor;
+
+/* What became of a send, a kick or a broadcast. matched = queued + skipped_slow + failed, and
+ * queued = written + closed_before_write + those still waiting. */
+typedef struct iocpd_report {
+    int32_t status; /* kick, send: IOCPD_OK or why not */
+    int32_t done;   /* nothing will change any more */
+    uint64_t matched;
+    uint64_t queued;
+    uint64_t written; /* the send completed; not that the peer's program has read it */
+    uint64_t skipped_slow;
+    uint64_t closed_before_write;
+    uint64_t failed; /* no memory */
+} iocpd_report;
+
+enum iocpd_phase {
+    IOCPD_PHASE_NONE,
+    IOCPD_PHASE_LB_DELAY,   /* not ready any more, still accepting */
+    IOCPD_PHASE_LISTENERS,  /* listeners close, outstanding accepts are reaped */
+    IOCPD_PHASE_GRACE,      /* nothing new; clients may leave by themselves */
+    IOCPD_PHASE_EVICT,      /* connections are drained, at a rate if one is set */
+    IOCPD_PHASE_HARD,       /* the deadline has passed: what is left is cancelled */
+    IOCPD_PHASE_DRAINED,    /* no connection is left */
+    IOCPD_PHASE_EXITING,    /* exit completions are posted */
+    IOCPD_PHASE_STOPPED     /* every worker took its exit completion and was joined */
+};
+
+typedef struct iocpd_drain_config {
+    uint32_t lb_delay_ms;
+    uint32_t grace_ms;
+    uint32_t deadline_ms; /* from the call; then what is left is cancelled */
+    uint32_t rate_per_s;  /* 0: all at once */
+    int32_t stop;         /* exit when drained; can't be cancelled */
+    const uint8_t *farewell;
+    uint32_t farewell_bytes;
+} iocpd_drain_config;
+
+typedef struct iocpd_drain_progress {
+    int32_t phase;
+    int32_t stop;
+    uint64_t initial;   /* connections when it began */
+    uint64_t remaining; /* connections now */
+    uint64_t evicted;   /* asked to leave so far */
+    uint64_t cancelled; /* ended by the deadline */
+    uint32_t rate_per_s;
+    uint32_t exits_posted;
+    uint32_t exits_taken;
+    int64_t started_at_us;
+    int64_t deadline_at_us;
+    int64_t ended_at_us; /* 0: not yet */
+} iocpd_drain_progress;
+
+typedef struct iocpd_listener_stats {
+    uint8_t ip[16];
+    uint16_t port;
+    uint8_t family;
+    uint8_t open;
+    int32_t service;
+    uint64_t accepted;
+    uint64_t refused_limit;      /* max_connections */
+    uint64_t refused_memory;     /* no memory or no slot for the connection */
+    uint64_t refused_gone;       /* the client had left before it was taken over */
+    uint64_t accept_errors;      /* no handle or no memory in the system: retried */
+    uint64_t connections;
+} iocpd_listener_stats;
+
+typedef struct iocpd_worker_stats {
+    uint64_t connections;
+    uint64_t adopted;
+    uint64_t bytes_in;
+    uint64_t bytes_out;
+    uint64_t messages_in;
+    uint64_t messages_out;
+    uint64_t discarded_bytes; /* came after the end of a drain's sending and were read away */
+    uint64_t pending_bytes;
+    uint64_t turns;
+    uint64_t events;
+    uint64_t starved;   /* receives that had to wait for a buffer */
+    uint64_t overflows; /* of the completion queue */
+    uint64_t inbox_busy; /* commands refused because the inbox was full */
+    uint64_t buffers;
+    uint64_t buffers_in_use;
+    uint64_t relay_waiting;
+    uint64_t closed[IOCPD_REASON_COUNT];
+} iocpd_worker_stats;
+
+typedef struct iocpd_info {
+    int32_t backend;
+    uint32_t workers;
+    uint32_t listeners;
+    int32_t accepting; /* every listener is open */
+    char backend_reason[IOCPD_PROBLEM_BYTES];
+    int64_t started_at_us;
+    uint64_t connections;
+    uint64_t last_serial;
+} iocpd_info;
+
+typedef struct iocpd_engine iocpd_engine;
+typedef struct iocpd_ticket iocpd_ticket;
+
+const char *iocpd_backend_name(int32_t backend);
+const char *iocpd_reason_name(int32_t reason);
+int32_t iocpd_reason_by(int32_t reason);
+
+/* Whether a backend works here, by a real round trip. */
+int32_t iocpd_probe(int32_t backend, iocpd_problem *problem);
+
+/* Listeners are bound and workers run when this returns IOCPD_OK. The caller has checked the configuration's values. */
+int32_t iocpd_start(const iocpd_config *config, iocpd_engine **out, iocpd_problem *problem);
+
+/* Begins a drain. IOCPD_CONFLICT while another one is under way, unless this one has `stop` set and that one has not: it then
+ * takes over, keeping what is done already. A second stop may only bring the deadline forward. */
+int32_t iocpd_drain(iocpd_engine *engine, const iocpd_drain_config *config);
+/* Listeners open again; connections that are on their way out go on leaving. IOCPD_CONFLICT if none is under way or if it
+ * stops the engine; IOCPD_SYSTEM if a listener could not be bound again. */
+int32_t iocpd_drain_cancel(iocpd_engine *engine, iocpd_problem *problem);
+void iocpd_drain_read(iocpd_engine *engine, iocpd_drain_progress *progress);
+
+/* After a drain with `stop`: waits until the workers have nothing outstanding, posts one exit completion to each port and
+ * joins the threads. IOCPD_TIMEOUT: call again. IOCPD_OK also when it is joined already. */
+int32_t iocpd_join(iocpd_engine *engine, uint32_t timeout_ms);
+/* Only after iocpd_join said IOCPD_OK, and by the last user. Tickets must be freed before. */
+void iocpd_free(iocpd_engine *engine);
+
+/* Commands. On IOCPD_OK, *ticket is the caller's and tells what became of it; it is delivered by iocpd_wait when it is done.
+ * Otherwise nothing was done. The bytes are copied. */
+int32_t iocpd_send(iocpd_engine *engine, uint64_t token, const uint8_t *data, uint32_t bytes, iocpd_ticket **ticket);
+/* Done when the connection has left the table. Without `force` it drains: queued sends, then the farewell, then end of file,
+ * and it is reset after timeout_ms. */
+int32_t iocpd_kick(iocpd_engine *engine, uint64_t token, int32_t force, uint32_t timeout_ms, const char *text,
+                   const uint8_t *farewell, uint32_t farewell_bytes, iocpd_ticket **ticket);
+int32_t iocpd_broadcast(iocpd_engine *engine, const iocpd_filter *filter, const uint8_t *data, uint32_t bytes,
+                        iocpd_ticket **ticket);
+
+/* Takes tickets that are done, each exactly once; waits at most timeout_ms for the first. One thread at a time. Returns how
+ * many; 0 after the time or after iocpd_wait_wake. */
+uint32_t iocpd_wait(iocpd_engine *engine, iocpd_ticket **done, uint32_t capacity, uint32_t timeout_ms);
+void iocpd_wait_wake(iocpd_engine *engine);
+void iocpd_ticket_read(const iocpd_ticket *ticket, iocpd_report *report);
+/* The caller's hold; may be called at any time, also before it is done (it is then not delivered). */
+void iocpd_ticket_free(iocpd_engine *engine, iocpd_ticket *ticket);
+
+/* Reads; never stop a worker. */
+void iocpd_info_read(iocpd_engine *engine, iocpd_info *info);
+void iocpd_worker_read(iocpd_engine *engine, uint32_t worker, iocpd_worker_stats *stats);
+void iocpd_listener_read(iocpd_engine *engine, uint32_t listener, iocpd_listener_stats *stats);
+/* IOCPD_OK, IOCPD_ENDED or IOCPD_UNKNOWN. */
+int32_t iocpd_get(iocpd_engine *engine, uint64_t token, iocpd_connection *row);
+/* Up to `capacity` matching rows in the order of the slots, from *cursor, which moves on. Fewer than capacity: the end. */
+uint32_t iocpd_list(iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, iocpd_connection *rows,
+                    uint32_t capacity);
+uint64_t iocpd_count(iocpd_engine *engine, const iocpd_filter *filter);
+/* The newest first, those with a closed_serial below `before` (0: all). */
+uint32_t iocpd_closed_list(iocpd_engine *engine, uint64_t before, iocpd_closed *rows, uint32_t capacity);
+/* IOCPD_OK, or IOCPD_UNKNOWN when it is not remembered (any more). */
+int32_t iocpd_closed_get(iocpd_engine *engine, uint64_t token, iocpd_closed *row);
+
+/* Blocks allocated by all engines of this process and not yet freed: 0 when every engine is freed. */
+uint64_t iocpd_allocations(void);
+
+/* cffi: to here */
+
+#endif

@@ -1,0 +1,125 @@
+/* fanout.c: see fanout.h. */
+#include "fanout.h"
+
+#include "internal.h"
+
+enum { SLICE = 512 }; /* slots that one turn looks at */
+
+struct fanout_part {
+    struct message message; /* first */
+    struct fanout *fanout;
+    struct fanout_part *next;
+};
+
+struct fanout {
+    struct iocpd_engine *engine;
+    iocpd_filter filter;
+    uint64_t exclude;
+    uint64_t last_serial; /* who came later is not meant */
+    struct payload *payload;
+    struct iocpd_ticket *ticket; /* NULL: a relay */
+    uint32_t parts_left;         /* atomic */
+    struct fanout_part parts[];
+};
+
+/* A relay with few messages waiting lets those go on that it had paused. */
+static void relay_done(struct iocpd_engine *engine) {
+    uint64_t waiting = u64_add(&engine->relay_waiting, (uint64_t)-1) - 1;
+    if (waiting <= engine->config.relay_capacity / 2 && u32_load_acquire(&engine->relay_blocked) &&
+        u32_exchange(&engine->relay_blocked, 0))
+        engine_wake_all(engine);
+}
+
+static void part_done(struct fanout_part *part) {
+    struct fanout *fanout = part->fanout;
+    if (u32_add(&fanout->parts_left, (uint32_t)-1) != 1) return;
+    payload_drop(fanout->payload);
+    if (fanout->ticket) {
+        u64_add(&fanout->engine->broadcasts, (uint64_t)-1);
+        ticket_close(fanout->ticket);
+    } else {
+        relay_done(fanout->engine);
+    }
+    memory_free(fanout);
+}
+
+bool fanout_start(struct iocpd_engine *engine, const iocpd_filter *filter, uint64_t exclude, struct payload *payload,
+                  struct iocpd_ticket *ticket) {
+    struct fanout *fanout = memory_new(sizeof *fanout + engine->worker_count * sizeof *fanout->parts);
+    if (!fanout) return false;
+    fanout->engine = engine;
+    fanout->filter = *filter;
+    fanout->exclude = exclude;
+    fanout->last_serial = u64_load_acquire(&engine->last_serial);
+    fanout->payload = payload;
+    fanout->ticket = ticket;
+    fanout->parts_left = engine->worker_count;
+    u64_add(ticket ? &engine->broadcasts : &engine->relay_waiting, 1);
+    for (uint32_t i = 0, count = engine->worker_count; i < count; i++) {
+        struct fanout_part *part = &fanout->parts[i];
+        part->message.kind = MESSAGE_FANOUT;
+        part->fanout = fanout;
+        /* After the last post, `fanout` may be gone: nothing of it is read then. */
+        if (!worker_post(&engine->workers[i], &part->message)) part_done(part);
+    }
+    return true;
+}
+
+void fanout_enqueue(struct worker *worker, struct message *message) {
+    struct fanout_part *part = (struct fanout_part *)message;
+    part->next = NULL;
+    if (worker->fanouts.last) worker->fanouts.last->next = part;
+    else worker->fanouts.first = part;
+    worker->fanouts.last = part;
+}
+
+void fanout_abandon(struct message *message) {
+    struct fanout_part *part = (struct fanout_part *)message;
+    part_done(part);
+}
+
+static void fanout_one(struct connection *connection, struct fanout *fanout) {
+    struct iocpd_ticket *ticket = fanout->ticket;
+    if (ticket) u64_add(&ticket->matched, 1);
+    switch (connection_queue_payload(connection, fanout->payload, ticket)) {
+    case QUEUED: break;
+    case QUEUE_CLOSING: break; /* not reached: only OPEN connections are asked */
+    case QUEUE_FULL:
+        if (ticket) u64_add(&ticket->skipped_slow, 1);
+        else connection_terminate(connection, IOCPD_SLOW_CONSUMER, true);
+        break;
+    case QUEUE_NO_MEMORY:
+        if (ticket) u64_add(&ticket->failed, 1);
+        else connection_terminate(connection, IOCPD_OUT_OF_MEMORY, true);
+        break;
+    }
+}
+
+static bool fanout_meant(const struct worker *worker, const struct fanout *fanout, struct connection *connection) {
+    if (connection->state != IOCPD_OPEN || connection->serial > fanout->last_serial) return false;
+    if (fanout->exclude && connection_token(connection) == fanout->exclude) return false;
+    if (fanout->filter.fields == 0) return true;
+    if (fanout->filter.fields == IOCPD_BY_LISTENER) return connection->listener == fanout->filter.listener;
+    iocpd_connection row;
+    return table_read(&worker->table, connection->slot, &row) &&
+           filter_matches(&fanout->filter, &row, engine_wall_us(worker->engine, worker->now_ns));
+}
+
+bool fanout_turn(struct worker *worker) {
+    struct fanout_queue *queue = &worker->fanouts;
+    uint32_t budget = SLICE;
+    while (queue->first && budget > 0) {
+        struct fanout_part *part = queue->first;
+        for (; queue->slot < worker->table.high && budget > 0; queue->slot++, budget--) {
+            struct connection *connection = table_at(&worker->table, queue->slot);
+            if (fanout_meant(worker, part->fanout, connection)) fanout_one(connection, part->fanout);
+        }
+        if (queue->slot < worker->table.high) break;
+        queue->slot = 0;
+        queue->first = part->next;
+        if (!queue->first) queue->last = NULL;
+        part_done(part);
+        if (budget > 0) budget--; /* also an empty table costs something */
+    }
+    return queue->first != NULL;
+}

@@ -1,0 +1,40 @@
+/* ticket.h: a command's way there and back: what was asked of one connection or many, and what became of it.
+ *
+ * `open` counts what is still to happen; when it falls to 0 the ticket is done and goes to the list that iocpd_wait takes
+ * from. Counters are atomic, so a report can be read at any time.
+ */
+#ifndef IOCPD_TICKET_H
+#define IOCPD_TICKET_H
+
+#include "engine.h"
+#include "worker.h"
+
+struct iocpd_ticket {
+    struct message message; /* first: kicks and sends travel in their ticket */
+    struct iocpd_engine *engine;
+    struct iocpd_ticket *next_done;
+    struct iocpd_ticket *next_waiter; /* connection.waiters */
+    uint32_t references;              /* atomic: the caller's and the engine's */
+    uint32_t open;                    /* atomic */
+    uint32_t abandoned;               /* atomic: the caller does not want it any more */
+    uint32_t status;                  /* atomic: enum iocpd_status */
+    uint64_t matched, queued, written, skipped_slow, closed_before_write, failed; /* atomic */
+
+    uint64_t token;
+    struct payload *payload; /* what to send, or the farewell; owned until the worker has taken it */
+    uint32_t timeout_ms;
+    bool force;
+    char text[IOCPD_TEXT_BYTES];
+};
+
+/* One reference for the caller, one for the engine, and one thing open. NULL without memory. */
+struct iocpd_ticket *ticket_new(struct iocpd_engine *engine, enum message_kind kind);
+/* Without telling anybody: it never was under way. */
+void ticket_discard(struct iocpd_ticket *ticket);
+void ticket_hold(struct iocpd_ticket *ticket);
+/* One of the open things has happened. */
+void ticket_close(struct iocpd_ticket *ticket);
+/* The same, with a status. */
+void ticket_fail(struct iocpd_ticket *ticket, enum iocpd_status status);
+
+#endif

@@ -1,0 +1,299 @@
+/* worker.c: one thread, one port: wait, dispatch, timers, inbox. See worker.h. */
+#include "worker.h"
+
+#include "internal.h"
+
+enum {
+    MESSAGES_PER_TURN = 512,
+    GATHERS_KEPT = 64,
+};
+
+/* What the inbox holds once the worker has ended. */
+static struct message inbox_closed;
+
+/* ---- life ----------------------------------------------------------------------------------------------------------- */
+
+int worker_init(struct worker *worker, struct iocpd_engine *engine, uint32_t number) {
+    const iocpd_config *config = &engine->config;
+    worker->engine = engine;
+    worker->number = number;
+    worker->driver = engine->driver;
+    worker->random = 0x9e3779b97f4a7c15u * (number + 1);
+    if (buffer_pool_init(&worker->pool, config->receive_buffer_bytes, config->receive_buffers)) return -1;
+    if (table_init(&worker->table, worker)) return -1;
+    return closed_init(&worker->closed, config->closed_capacity);
+}
+
+void worker_destroy(struct worker *worker) {
+    ASSERT(worker->load == 0 && !worker->dirty && !worker->fanouts.first);
+    if (worker->port) worker->driver->close(worker->port);
+    while (worker->gathers) {
+        struct port_gather *gather = worker->gathers;
+        worker->gathers = gather->next;
+        memory_free(gather);
+    }
+    closed_destroy(&worker->closed);
+    timers_destroy(&worker->timers);
+    table_destroy(&worker->table);
+    buffer_pool_destroy(&worker->pool);
+}
+
+void worker_run(void *argument) {
+    struct worker *worker = argument;
+    struct iocpd_engine *engine = worker->engine;
+    const char *step = "";
+    int error = worker->driver->open(&worker->port, &(struct port_options){.pool = &worker->pool}, &step);
+    engine->start_error = error;
+    engine->start_step = step;
+    u32_store_release(&engine->start_answered, 1);
+    platform_event_set(engine->start_event);
+    if (error) return;
+    if (worker->number == 0) engine_accept(engine);
+    while (!worker->exit) worker_turn(worker);
+    while (fanout_turn(worker)) {} /* nobody is left to get it, but somebody may wait for the report */
+    ASSERT(worker->port->pending == 0 && worker->table.used == 0);
+    u32_add(&engine->exits_taken, 1);
+}
+
+/* ---- inbox ---------------------------------------------------------------------------------------------------------- */
+
+/* Wakes only a worker that may be asleep. The order matters on both sides: here push, then look whether it sleeps; there say
+ * that it sleeps, then look into the inbox. All four are sequentially consistent, so at least one side sees the other. */
+void worker_wake(struct worker *worker) {
+    if (u32_exchange(&worker->sleeping, 0)) worker->driver->post(worker->port, POST_WAKE);
+}
+
+bool worker_post(struct worker *worker, struct message *message) {
+    u32_add(&worker->posters, 1); /* the port is not closed while somebody is in here */
+    bool open;
+    for (;;) {
+        void *head = pointer_load_acquire(&worker->inbox);
+        open = head != &inbox_closed;
+        if (!open) break;
+        message->next = head;
+        if (pointer_swap_if(&worker->inbox, head, message)) break;
+    }
+    if (open) worker_wake(worker);
+    u32_add(&worker->posters, (uint32_t)-1);
+    return open;
+}
+
+static struct message *oldest_first(struct message *newest) {
+    struct message *oldest = NULL;
+    while (newest) {
+        struct message *next = newest->next;
+        newest->next = oldest;
+        oldest = newest;
+        newest = next;
+    }
+    return oldest;
+}
+
+static struct message *inbox_pop(struct worker *worker) {
+    if (!worker->backlog && pointer_load_acquire(&worker->inbox))
+        worker->backlog = oldest_first(pointer_exchange(&worker->inbox, NULL));
+    struct message *message = worker->backlog;
+    if (message) worker->backlog = message->next;
+    return message;
+}
+
+/* The payload goes to the queue, or away with the ticket. */
+static enum iocpd_status do_send(struct worker *worker, struct iocpd_ticket *ticket) {
+    struct connection *connection = table_find(&worker->table, ticket->token);
+    if (!connection) return IOCPD_ENDED;
+    u64_add(&ticket->matched, 1);
+    switch (connection_queue_payload(connection, ticket->payload, ticket)) {
+    case QUEUED: return IOCPD_OK;
+    case QUEUE_CLOSING: return IOCPD_CLOSING;
+    case QUEUE_FULL: u64_add(&ticket->skipped_slow, 1); return IOCPD_QUEUE_FULL;
+    case QUEUE_NO_MEMORY: break;
+    }
+    u64_add(&ticket->failed, 1);
+    return IOCPD_NO_MEMORY;
+}
+
+static void do_kick(struct worker *worker, struct iocpd_ticket *ticket) {
+    struct connection *connection = table_find(&worker->table, ticket->token);
+    if (!connection) {
+        ticket_fail(ticket, IOCPD_ENDED);
+        return;
+    }
+    u64_add(&ticket->matched, 1);
+    ticket->next_waiter = connection->waiters;
+    connection->waiters = ticket; /* closed when the connection has left the table */
+    if (ticket->force) connection_terminate(connection, IOCPD_KICKED, true);
+    else connection_drain(connection, IOCPD_KICKED, ticket->payload, worker->now_ns + (int64_t)ticket->timeout_ms * 1000000);
+}
+
+static void message_do(struct worker *worker, struct message *message) {
+    struct iocpd_ticket *ticket = (struct iocpd_ticket *)message; /* of a kick or a send */
+    switch (message->kind) {
+    case MESSAGE_ADOPT:
+        worker_adopt(worker, (struct adoption *)message);
+        memory_free(message);
+        break;
+    case MESSAGE_SEND:
+        u32_add(&worker->inbox_commands, (uint32_t)-1);
+        ticket_fail(ticket, do_send(worker, ticket));
+        break;
+    case MESSAGE_KICK:
+        u32_add(&worker->inbox_commands, (uint32_t)-1);
+        do_kick(worker, ticket);
+        break;
+    case MESSAGE_FANOUT: fanout_enqueue(worker, message); break;
+    case MESSAGE_CONTROL: drain_control(worker); break;
+    }
+}
+
+static void inbox_turn(struct worker *worker) {
+    for (int i = 0; i < MESSAGES_PER_TURN; i++) {
+        struct message *message = inbox_pop(worker);
+        if (!message) return;
+        message_do(worker, message);
+    }
+}
+
+void worker_close_inbox(struct worker *worker) {
+    struct message *left = worker->backlog;
+    worker->backlog = NULL;
+    struct message *newest = pointer_exchange(&worker->inbox, &inbox_closed);
+    for (int round = 0; round < 2; round++) {
+        while (left) {
+            struct message *message = left;
+            left = message->next;
+            if (message->kind == MESSAGE_FANOUT) fanout_abandon(message);
+            else if (message->kind == MESSAGE_SEND || message->kind == MESSAGE_KICK)
+                ticket_fail((struct iocpd_ticket *)message, IOCPD_STOPPED);
+        }
+        left = oldest_first(newest);
+        newest = NULL;
+    }
+    /* Who is between a push and its wake may still touch the port. */
+    while (u32_load_acquire(&worker->posters)) platform_thread_yield();
+}
+
+/* ---- connections ---------------------------------------------------------------------------------------------------- */
+
+static void put_ip(uint64_t *words, const uint8_t *ip) {
+    for (int i = 0; i < 2; i++) {
+        uint64_t word;
+        memcpy(&word, ip + 8 * i, 8);
+        u64_store_release(&words[i], word);
+    }
+}
+
+/* Who the slot is from now on. Readers see either all of it or none. */
+static void connection_begin(struct connection *connection, const struct adoption *adoption, int64_t now_ns) {
+    connection->flags = 0;
+    connection->deadline_ns = connection->over_soft_ns = 0;
+    connection->os_error = 0;
+    connection->socket.handle = adoption->handle;
+    table_write_begin(connection);
+    u64_store_release(&connection->serial, adoption->serial);
+    put_ip(connection->peer_ip, adoption->peer.ip);
+    put_ip(connection->local_ip, adoption->local.ip);
+    u32_store_release(&connection->ports, (uint32_t)adoption->peer.port << 16 | adoption->local.port);
+    u32_store_release(&connection->listener, adoption->listener);
+    u32_store_release(&connection->reason, IOCPD_REASON_NONE);
+    u64_store_release(&connection->connected_ns, (uint64_t)now_ns);
+    u64_store_release(&connection->last_activity_ns, (uint64_t)now_ns);
+    u64_store_release(&connection->bytes_in, 0);
+    u64_store_release(&connection->bytes_out, 0);
+    u64_store_release(&connection->messages_in, 0);
+    u64_store_release(&connection->messages_out, 0);
+    u64_store_release(&connection->pending_bytes, 0);
+    u32_store_release(&connection->state, IOCPD_OPEN);
+    table_write_end(connection);
+}
+
+void worker_adopt(struct worker *worker, const struct adoption *adoption) {
+    struct connection *connection = table_take(&worker->table);
+    if (!connection) {
+        platform_socket_reset_on_close(adoption->handle);
+        platform_socket_close(adoption->handle);
+        u64_add(&worker->engine->listeners[adoption->listener].refused_memory, 1);
+        u32_add(&worker->load, (uint32_t)-1);
+        engine_connection_ended(worker->engine, adoption->listener);
+        return;
+    }
+    connection_begin(connection, adoption, worker->now_ns);
+    connection_open(connection);
+    int error = worker->driver->attach(worker->port, &connection->socket);
+    if (!error) return;
+    connection->os_error = error;
+    connection_terminate(connection, IOCPD_IO_ERROR, true);
+}
+
+struct port_gather *worker_gather_take(struct worker *worker) {
+    struct port_gather *gather = worker->gathers;
+    if (!gather) return memory_new(sizeof *gather);
+    worker->gathers = gather->next;
+    worker->gather_count--;
+    return gather;
+}
+
+void worker_gather_free(struct worker *worker, struct port_gather *gather) {
+    if (worker->gather_count == GATHERS_KEPT) {
+        memory_free(gather);
+        return;
+    }
+    gather->next = worker->gathers;
+    worker->gathers = gather;
+    worker->gather_count++;
+}
+
+/* ---- a turn ----------------------------------------------------------------------------------------------------------- */
+
+static void event_do(struct worker *worker, const struct port_event *event) {
+    switch (event->kind) {
+    case PORT_RECEIVED: connection_received(CONTAINER_OF(event->socket, struct connection, socket), event); break;
+    case PORT_SENT: connection_sent(CONTAINER_OF(event->socket, struct connection, socket), event); break;
+    case PORT_ACCEPTED: engine_accepted(worker->engine, event); break;
+    case PORT_WOKEN: break; /* the inbox is looked at in each turn */
+    case PORT_EXIT: worker->exit = true; break;
+    }
+}
+
+static void relay_turn(struct worker *worker) {
+    struct iocpd_engine *engine = worker->engine;
+    /* An addition of nothing, because the read must not come before the store that told others to wake us. */
+    if (u64_add(&engine->relay_waiting, 0) > engine->config.relay_capacity / 2) return;
+    while (worker->relay_paused) {
+        struct connection *connection = worker->relay_paused;
+        worker->relay_paused = connection->next_paused;
+        connection_relay_resume(connection);
+    }
+}
+
+static void dirty_turn(struct worker *worker) {
+    while (worker->dirty) {
+        struct connection *connection = worker->dirty;
+        worker->dirty = connection->next;
+        connection_flush(connection);
+    }
+}
+
+static int64_t shorter(int64_t a_ns, int64_t b_ns) { return b_ns >= 0 && (a_ns < 0 || b_ns < a_ns) ? b_ns : a_ns; }
+
+void worker_turn(struct worker *worker) {
+    struct port_event events[PORT_EVENTS_MAX];
+    u64_bump(&worker->turns, 1);
+    worker->now_ns = platform_monotonic_ns();
+    for (struct connection *connection; (connection = timers_due(&worker->timers, worker->now_ns));) connection_timer(connection);
+    inbox_turn(worker);
+    int64_t drain_ns = drain_turn(worker);
+    bool busy = fanout_turn(worker);
+    if (worker->relay_paused) relay_turn(worker);
+    dirty_turn(worker);
+
+    int64_t timeout_ns = busy || worker->backlog ? 0 : shorter(timers_next(&worker->timers, worker->now_ns), drain_ns);
+    if (timeout_ns != 0) {
+        u32_exchange(&worker->sleeping, 1);
+        if (pointer_load_acquire(&worker->inbox)) timeout_ns = 0;
+    }
+    uint32_t count = worker->driver->wait(worker->port, events, PORT_EVENTS_MAX, timeout_ns);
+    u32_store(&worker->sleeping, 0);
+    worker->now_ns = platform_monotonic_ns();
+    for (uint32_t i = 0; i < count; i++) event_do(worker, &events[i]);
+    dirty_turn(worker);
+}

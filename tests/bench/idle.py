@@ -1,0 +1,86 @@
+"""What does an idle connection cost? Bytes of the server's private memory for each.
+
+Taken as (private memory with N connections - private memory before) / N, first when they have been accepted and sit
+idle, then again after each has echoed one message. Private memory is Private_Clean + Private_Dirty of
+/proc/PID/smaps_rollup: it leaves out what the kernel keeps for the socket and, with io_uring, for the operations that
+wait in it. Before the first reading a few connections have come, echoed and gone, so that code and buffers that are
+needed once do not count.
+"""
+
+import argparse
+
+from .clients import echo_once, idle_connections
+from .contestants import (
+    RunningServer,
+    Sample,
+    choose,
+    gevent_echo,
+    iocpd,
+    libuv,
+    node_echo,
+    python_echo,
+    take_turns,
+)
+from .machine import private_bytes, require_files, wait_until_quiet
+from .options import Setup, positive_int
+from .report import Report, Table, number
+
+CONTESTANTS = (
+    iocpd("io_uring", "echo"),
+    iocpd("epoll", "echo"),
+    libuv(),
+    python_echo("uvloop"),
+    python_echo("asyncio"),
+    gevent_echo(),
+    node_echo(),
+)
+EXAMPLES = """examples:
+  python -m tests.bench idle
+  python -m tests.bench idle --connections 2000 --contestants iocpd,uvloop"""
+
+_FIRST_CONNECTIONS = 16
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--connections", type=positive_int, default=8000, metavar="N", help="default: 8000")
+    parser.add_argument("--bytes", type=positive_int, default=64, metavar="N", help="in the message (default: 64)")
+    parser.add_argument("--rounds", type=positive_int, default=3, metavar="N", help="default: 3")
+
+
+def run(options: argparse.Namespace, setup: Setup) -> Report:
+    count: int = options.connections
+    require_files(count, setup.file_limit)
+
+    def measure(server: RunningServer) -> list[Sample]:
+        with idle_connections(server.port, _FIRST_CONNECTIONS) as connections:
+            echo_once(connections, options.bytes)
+        wait_until_quiet(server.pid)
+        before = private_bytes(server.pid)
+        with idle_connections(server.port, count) as connections:
+            wait_until_quiet(server.pid)
+            idle = private_bytes(server.pid)
+            echo_once(connections, options.bytes)
+            wait_until_quiet(server.pid)
+            echoed = private_bytes(server.pid)
+        return [
+            {
+                "idle_bytes": (idle - before) / count,
+                "echoed_bytes": (echoed - before) / count,
+                "process_bytes": before,
+            }
+        ]
+
+    outcomes = take_turns(choose(CONTESTANTS, options.contestants), options.rounds, setup.cores, measure)
+    caption = f"idle: memory for each of {count} connections, median of {options.rounds} rounds"
+    table = Table(caption, ("idle, bytes", "after one echo, bytes", "process before, MB"))
+    for outcome in outcomes:
+        process_bytes = outcome.median("process_bytes")
+        cells = (
+            number(outcome.median("idle_bytes")),
+            number(outcome.median("echoed_bytes")),
+            number(process_bytes / 1e6 if process_bytes is not None else None, 1),
+        )
+        table.add(outcome, cells)
+    report = Report(notes=["User space only: what the kernel keeps for a socket is the same for all and not counted."])
+    report.add(table, outcomes, connections=count)
+    return report

@@ -1,0 +1,74 @@
+"""Peer for the isolation measurement: what one writes without iocpd.
+
+An echo service on asyncio or uvloop and a FastAPI management API, in one process and on one loop.
+
+echo_fastapi.py TCP_PORT HTTP_PORT, with LOOP=asyncio or LOOP=uvloop in the environment.
+"""
+
+import asyncio
+import importlib
+import itertools
+import os
+import sys
+import time
+from typing import Any, cast
+
+import uvicorn
+from fastapi import FastAPI, HTTPException
+
+connections: dict[int, "Echo"] = {}
+ids = itertools.count(1)
+app = FastAPI()
+
+
+class Echo(asyncio.Protocol):
+    transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
+        self.id = next(ids)
+        self.since = time.time()
+        self.peer = transport.get_extra_info("peername")
+        self.bytes_in = self.bytes_out = 0
+        connections[self.id] = self
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+        self.bytes_out += len(data)
+        self.transport.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        connections.pop(self.id, None)
+
+
+@app.get("/v1/connections", response_model=None)
+async def list_connections(limit: int = 100) -> dict[str, Any]:
+    items = [
+        {
+            "id": c.id,
+            "ip": c.peer[0],
+            "port": c.peer[1],
+            "since": c.since,
+            "bytes_in": c.bytes_in,
+            "bytes_out": c.bytes_out,
+        }
+        for c in itertools.islice(connections.values(), limit)
+    ]
+    return {"items": items, "total": len(connections)}
+
+
+@app.delete("/v1/connections/{connection_id}", status_code=204)
+async def kick(connection_id: int) -> None:
+    if (connection := connections.get(connection_id)) is None:
+        raise HTTPException(404)
+    connection.transport.abort()
+
+
+async def main(tcp_port: int, http_port: int) -> None:
+    await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", tcp_port, backlog=4096)
+    await uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=http_port, log_level="warning")).serve()
+
+
+kind = os.environ.get("LOOP", "asyncio")
+with asyncio.Runner(loop_factory=importlib.import_module(kind).new_event_loop) as runner:
+    runner.run(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,311 @@
+/* receive.c: bytes come in. */
+#include "rig.h"
+
+static void received_bytes_are_whole_and_in_order(struct rig *rig) {
+    enum { BYTES = 4 << 20 };
+    socket_t client;
+    struct stream writer;
+    struct connection *connection = rig_connect(rig, &client);
+    rig_receive(rig, connection);
+    stream_write(&writer, client, 1, BYTES);
+    UNTIL(rig, connection->byte_count == BYTES || u32_load_acquire(&writer.ended) > 1);
+    stream_join(&writer);
+    CHECK(writer.whole && pattern_is(1, 0, connection->bytes, BYTES));
+    CHECK(connection->receiving && connection->receive_finals == 0);
+    client_close(client);
+}
+
+static void half_close_is_end_of_file_and_sending_goes_on(struct rig *rig) {
+    socket_t client;
+    struct connection *connection = rig_connect(rig, &client);
+    rig_receive(rig, connection);
+    client_send(client, "abc", 3);
+    client_shutdown(client);
+    UNTIL(rig, connection->receive_finals == 1);
+    CHECK(connection->end_of_file && received_is(connection, "abc", 3));
+    for (int i = 0; i < 3; i++) {
+        rig_send(rig, connection, "still here", 10);
+        UNTIL(rig, !connection->sending);
+        CHECK(connection->send_error == PORT_OK);
+        client_expect(client, "still here", 10);
+    }
+    CHECK(platform_socket_shutdown_send(connection->socket.handle) == 0);
+    client_expect_end(client);
+    rig_quiet(rig, 30000000);
+    client_close(client);
+}
+
+static void bytes_before_end_of_file_are_delivered_first(struct rig *rig) {
+    enum { BYTES = 100000 }; /* many buffers, and all of it there before the receive is */
+    uint8_t *data = pattern_new(2, BYTES);
+    socket_t client;
+    struct connection *connection = rig_connect(rig, &client);
+    client_send(client, data, BYTES);
+    client_close(client);
+    rig_receive(rig, connection);
+    UNTIL(rig, connection->receive_finals == 1);
+    CHECK(connection->end_of_file && received_is(connection, data, BYTES));
+    free(data);
+}
+
+static void end_of_file_is_told_once(struct rig *rig) {
+    socket_t client;
+    struct connection *connection = rig_connect(rig, &client);
+    rig_receive(rig, connection);
+    client_close(client);
+    UNTIL(rig, connection->receive_finals == 1);
+    CHECK(connection->end_of_file && connection->byte_count == 0);
+    rig_receive_cancel(rig, connection); /* too late, and no harm */
+    rig_quiet(rig, 30000000);
+}
+
+static void reset_is_reported_as_reset(struct rig *rig) {
+    socket_t client;
+    struct connection *connection = rig_connect(rig, &client);
+    rig_receive(rig, connection);
+    rig_quiet(rig, 10000000);
+    client_reset(client);
+    UNTIL(rig, connection->receive_finals == 1);
+    CHECK(connection->receive_error == PORT_RESET && connection->byte_count == 0);
+    rig_quiet(rig, 30000000);
+}
+
+static void close_with_unread_bytes_is_reported_as_reset(struct rig *rig) {
+    socket_t client;
+    struct connection *connection = rig_connect(rig, &client);
+    rig_receive(rig, connection);
+    rig_send(rig, connection, "unread", 6);
+    UNTIL(rig, connection->send_finals == 1 && client_waiting(client) == 6);
+    client_close(client);
+    UNTIL(rig, connection->receive_finals == 1);
+    CHECK(connection->receive_error == PORT_RESET);
+}
+
+/* ---- cancel ----------------------------------------------------------------------------------------------------------------- */
+
+static void cancel_of_receive_delivers_one_final_event(struct rig *rig) {
+    socket_t client;
+    struct connection *connection = rig_connect(rig, &client);
+    rig_receive(rig, connection);
+    rig_quiet(rig, 10000000);
+    rig_receive_cancel(rig, connection);
+    rig_receive_cancel(rig, connection);
+    UNTIL(rig, connection->receive_finals == 1);
+    CHECK(connection->receive_error == PORT_CANCELLED && connection->byte_count == 0);
+    rig_receive_cancel(rig, connection);
+    rig_quiet(rig, 50000000);
+    client_close(client);
+}
+
+static void cancel_before_the_first_wait_delivers_one_final_event(struct rig *rig) {
+    socket_t client;
+    struct connection *connection = rig_connect(rig, &client);
+    client_send(client, "abc", 3);
+    rig_receive(rig, connection);
+    rig_receive_cancel(rig, connection);
+    UNTIL(rig, connection->receive_finals == 1);
+    rig_quiet(rig, 30000000);
+    if (connection->byte_count == 0) { /* then they are still in the socket */
+        rig_receive(rig, connection);
+        UNTIL(rig, connection->byte_count == 3);
+    }
+    CHECK(received_is(connection, "abc", 3));
+    client_close(client);
+}
+
+static void cancel_of_nothing_does_nothing(struct rig *rig) {
+    socket_t client;
+    struct connection *connection = rig_connect(rig, &client);
+    rig_receive_cancel(rig, connection);
+    rig_send_cancel(rig, connection);
+    rig_quiet(rig, 30000000);
+    rig_receive(rig, connection);
+    client_send(client, "abc", 3);
+    UNTIL(rig, connection->byte_count == 3);
+    CHECK(connection->receive_finals == 0);
+    client_close(client);
+}
+
+static void paused_receive_loses_no_byte(struct rig *rig) {
+    enum { BYTES = 2 << 20 };
+    socket_t client;
+    struct stream writer;
+    struct connection *connection = rig_connect(rig, &client);
+    stream_write(&writer, client, 3, BYTES);
+    uint32_t pauses = 0;
+    for (uint32_t step = 0; connection->byte_count < BYTES; step++) {
+        if (!connection->receiving) rig_receive(rig, connection);
+        /* Cancelled in each state that a receive has: before it waits, with data on its way, with data delivered. */
+        for (uint32_t turns = step % 4; turns > 0; turns--) rig_turn(rig, 20000000);
+        rig_receive_cancel(rig, connection);
+        UNTIL(rig, !connection->receiving);
+        CHECK(connection->receive_error == PORT_CANCELLED);
+        pauses++;
+    }
+    stream_join(&writer);
+    CHECK(writer.whole && connection->byte_count == BYTES && pattern_is(3, 0, connection->bytes, BYTES));
+    CHECK(pauses == connection->receive_finals);
+    client_close(client);
+}
+
+/* ---- buffers ---------------------------------------------------------------------------------------------------------------- */
+
+static void idle_connection_holds_no_buffer(struct rig *rig) {
+    enum { CLIENTS = 50 };
+    socket_t clients[CLIENTS];
+    rig_turn(rig, 0); /* a driver may keep some for the port as a whole */
+    uint32_t available = buffer_available(&rig->pool);
+    for (int i = 0; i < CLIENTS; i++) rig_receive(rig, rig_connect(rig, &clients[i]));
+    rig_quiet(rig, 20000000);
+    CHECK(buffer_available(&rig->pool) == available);
+    for (int i = 0; i < CLIENTS; i++) client_close(clients[i]);
+}
+
+static void connection_that_fell_silent_holds_no_buffer(struct rig *rig) {
+    enum { CLIENTS = 20 };
+    socket_t clients[CLIENTS];
+    struct connection *connections[CLIENTS];
+    rig_turn(rig, 0);
+    uint32_t available = buffer_available(&rig->pool);
+    uint8_t *data = pattern_new(4, rig->pool.buffer_bytes); /* exactly one buffer: nothing says that it was the end */
+    for (int i = 0; i < CLIENTS; i++) {
+        connections[i] = rig_connect(rig, &clients[i]);
+        rig_receive(rig, connections[i]);
+        client_send(clients[i], data, rig->pool.buffer_bytes);
+    }
+    for (int i = 0; i < CLIENTS; i++) UNTIL(rig, connections[i]->byte_count == rig->pool.buffer_bytes);
+    rig_quiet(rig, 30000000);
+    CHECK(buffer_available(&rig->pool) == available);
+    free(data);
+    for (int i = 0; i < CLIENTS; i++) client_close(clients[i]);
+}
+
+/* Takes data into held buffers until the pool has none left, and no event comes any more. */
+static void drain_pool(struct rig *rig) {
+    UNTIL(rig, u64_load(&rig->port->counters.starved) > 0);
+    for (int quiet = 0; quiet < 3;) quiet = rig_turn(rig, 20000000) ? 0 : quiet + 1;
+    CHECK(buffer_available(&rig->pool) == 0);
+}
+
+static void receive_goes_on_after_pool_was_empty_without_losing_a_byte(struct rig *rig) {
+    enum { BYTES = 1 << 20 };
+    socket_t client;
+    struct stream writer;
+    struct connection *connection = rig_connect(rig, &client);
+    connection->hold = true;
+    rig_receive(rig, connection);
+    stream_write(&writer, client, 5, BYTES);
+    for (int i = 0; connection->byte_count < BYTES; i++) {
+        if (connection->byte_count + (size_t)rig->pool.limit * rig->pool.buffer_bytes < BYTES && i < 20) {
+            size_t before = connection->byte_count;
+            drain_pool(rig);
+            CHECK(connection->receiving);
+            rig_quiet(rig, 10000000); /* no buffer, no event, no end */
+            rig_free_held(connection, i % 2 ? connection->held_count : 1);
+            UNTIL(rig, connection->byte_count > before);
+        } else {
+            rig_free_held(connection, connection->held_count);
+            rig_turn(rig, 20000000);
+        }
+    }
+    stream_join(&writer);
+    CHECK(writer.whole && connection->byte_count == BYTES && pattern_is(5, 0, connection->bytes, BYTES));
+    client_close(client);
+}
+
+static void every_starved_receive_goes_on(struct rig *rig) {
+    enum { CLIENTS = 30, BYTES = 6000 };
+    socket_t clients[CLIENTS];
+    struct connection *connections[CLIENTS];
+    uint8_t *data = pattern_new(6, BYTES);
+    for (int i = 0; i < CLIENTS; i++) {
+        connections[i] = rig_connect(rig, &clients[i]);
+        connections[i]->hold = true;
+        rig_receive(rig, connections[i]);
+    }
+    for (int i = 0; i < CLIENTS; i++) client_send(clients[i], data, BYTES);
+    drain_pool(rig);
+    for (;;) {
+        size_t bytes = 0, before = 0;
+        for (int i = 0; i < CLIENTS; i++) before += connections[i]->byte_count;
+        if (before == (size_t)CLIENTS * BYTES) break;
+        for (int i = 0; i < CLIENTS; i++) rig_free_held(connections[i], connections[i]->held_count);
+        int64_t until_ns = platform_monotonic_ns() + LIMIT_NS;
+        do {
+            rig_turn(rig, 20000000);
+            bytes = 0;
+            for (int i = 0; i < CLIENTS; i++) bytes += connections[i]->byte_count;
+            CHECK(platform_monotonic_ns() < until_ns);
+        } while (bytes == before);
+    }
+    for (int i = 0; i < CLIENTS; i++) {
+        CHECK(received_is(connections[i], data, BYTES) && connections[i]->receiving);
+        client_close(clients[i]);
+    }
+    free(data);
+}
+
+static void starved_receive_can_be_cancelled_and_taken_up_again(struct rig *rig) {
+    enum { BYTES = 200000 };
+    socket_t client, other;
+    struct stream writer;
+    struct connection *connection = rig_connect(rig, &client), *bystander = rig_connect(rig, &other);
+    connection->hold = true;
+    rig_receive(rig, connection);
+    rig_receive(rig, bystander);
+    stream_write(&writer, client, 7, BYTES);
+    drain_pool(rig);
+    client_send(other, "me too", 6);
+    rig_quiet(rig, 20000000);
+    rig_receive_cancel(rig, connection);
+    UNTIL(rig, connection->receive_finals == 1); /* though there is still no buffer */
+    CHECK(connection->receive_error == PORT_CANCELLED && bystander->receive_finals == 0);
+    rig_free_held(connection, connection->held_count);
+    connection->hold = false;
+    UNTIL(rig, bystander->byte_count == 6);
+    rig_receive(rig, connection);
+    UNTIL(rig, connection->byte_count == BYTES);
+    stream_join(&writer);
+    CHECK(pattern_is(7, 0, connection->bytes, BYTES));
+    client_close(client);
+    client_close(other);
+}
+
+static void end_of_a_starved_connection_is_told_when_buffers_are_back(struct rig *rig) {
+    enum { BYTES = 200000 };
+    socket_t client;
+    struct connection *connection = rig_connect(rig, &client);
+    uint8_t *data = pattern_new(8, BYTES);
+    connection->hold = true;
+    rig_receive(rig, connection);
+    client_send(client, data, BYTES);
+    client_close(client);
+    drain_pool(rig);
+    for (int64_t until_ns = platform_monotonic_ns() + LIMIT_NS; connection->receiving;) {
+        rig_free_held(connection, connection->held_count);
+        rig_turn(rig, 20000000);
+        CHECK(platform_monotonic_ns() < until_ns);
+    }
+    CHECK(connection->end_of_file && received_is(connection, data, BYTES));
+    free(data);
+}
+
+const struct test receive_tests[] = {
+    TEST(received_bytes_are_whole_and_in_order),
+    TEST(half_close_is_end_of_file_and_sending_goes_on),
+    TEST(bytes_before_end_of_file_are_delivered_first),
+    TEST(end_of_file_is_told_once),
+    TEST(reset_is_reported_as_reset),
+    TEST(close_with_unread_bytes_is_reported_as_reset),
+    TEST(cancel_of_receive_delivers_one_final_event),
+    TEST(cancel_before_the_first_wait_delivers_one_final_event),
+    TEST(cancel_of_nothing_does_nothing),
+    TEST(paused_receive_loses_no_byte),
+    TEST(idle_connection_holds_no_buffer),
+    TEST(connection_that_fell_silent_holds_no_buffer),
+    TEST_WITH(receive_goes_on_after_pool_was_empty_without_losing_a_byte, 512, 64),
+    TEST_WITH(every_starved_receive_goes_on, 512, 64),
+    TEST_WITH(starved_receive_can_be_cancelled_and_taken_up_again, 512, 64),
+    TEST_WITH(end_of_a_starved_connection_is_told_when_buffers_are_back, 512, 64),
+    {NULL, NULL, NULL, {0, 0}},
+};

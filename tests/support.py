@@ -1,0 +1,194 @@
+"""What tests share: TCP clients and waits that have a bound, on Linux and on Windows."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Self, TypeVar
+
+from iocpd.core import Connection, Engine
+
+T = TypeVar("T")
+
+WINDOWS = sys.platform == "win32"
+BACKENDS = ("iocp",) if WINDOWS else ("io_uring", "epoll")
+PATIENCE = 20.0  # seconds that anything which should happen at once may take on a busy machine
+
+
+def _under_wine() -> bool:
+    if sys.platform != "win32":
+        return False
+    import winreg
+
+    try:
+        winreg.CloseKey(winreg.OpenKey(winreg.HKEY_CURRENT_USER, r"Software\Wine"))
+    except OSError:
+        return False
+    return True
+
+
+WINE = _under_wine()
+
+
+def eventually(holds: Callable[[], T], seconds: float = PATIENCE) -> T:
+    """Asks again until the answer is true, and gives it back."""
+    until, pause = time.monotonic() + seconds, 0.001
+    while not (answer := holds()):
+        assert time.monotonic() < until, "it did not come true in time"
+        time.sleep(pause)
+        pause = min(pause * 2, 0.05)
+    return answer
+
+
+class Client:
+    """A TCP client; every wait has a bound."""
+
+    def __init__(self, port: int, host: str = "127.0.0.1", *, receive_buffer: int = 0) -> None:
+        self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self.socket.settimeout(PATIENCE)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.connect((host, port))
+        self.address: tuple[str, int] = self.socket.getsockname()[:2]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def read(self, count: int) -> bytes:
+        """Exactly so many bytes."""
+        data = bytearray()
+        while len(data) < count:
+            piece = self.socket.recv(min(count - len(data), 1 << 16))
+            assert piece, f"the stream ended after {len(data)} of {count} bytes"
+            data += piece
+        return bytes(data)
+
+    def read_to_end(self) -> bytes:
+        """Until the end of the stream; a reset is an error."""
+        data = bytearray()
+        while piece := self.socket.recv(1 << 16):
+            data += piece
+        return bytes(data)
+
+    def read_to_any_end(self) -> bytes:
+        """Until the end of the stream or a reset."""
+        data = bytearray()
+        try:
+            while piece := self.socket.recv(1 << 16):
+                data += piece
+        except (ConnectionResetError, ConnectionAbortedError):
+            pass
+        return bytes(data)
+
+    def was_reset(self) -> bool:
+        """How the stream ends; what is left of it is read away."""
+        try:
+            while self.socket.recv(1 << 16):
+                pass
+        except (ConnectionResetError, ConnectionAbortedError):
+            return True
+        return False
+
+    def echoes(self, data: bytes) -> bool:
+        self.send(data)
+        return self.read(len(data)) == data
+
+    def shut(self) -> None:
+        """Half-close: nothing more is sent."""
+        self.socket.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        linger = struct.pack("HH" if WINDOWS else "ii", 1, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.socket.close()
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def port_of(engine: Engine, listener: int = 0) -> int:
+    return engine.listener_stats()[listener].port
+
+
+def connection_of(engine: Engine, client: Client) -> Connection:
+    """The engine's side of a client."""
+    return eventually(lambda: next((row for row in everything(engine) if row.peer == client.address), None))
+
+
+def everything(engine: Engine, limit: int = 1000) -> list[Connection]:
+    """All connections, page by page."""
+    page = engine.connections(limit=limit)
+    rows = page.items
+    while page.next:
+        page = engine.connections(limit=limit, cursor=page.next)
+        rows += page.items
+    return rows
+
+
+def connect(engine: Engine, count: int, listener: int = 0) -> list[Client]:
+    """So many clients, once the engine has taken all of them over."""
+    before, port = engine.count(), port_of(engine, listener)
+    clients = [Client(port) for _ in range(count)]
+    eventually(lambda: engine.count() == before + count)
+    return clients
+
+
+def exchange(clients: Sequence[Client], data: Iterable[bytes], *, shut: bool = False) -> list[bytes]:
+    """Each client sends its data and reads as many bytes, all at the same time. With `shut` it then shuts its side, and
+    reads to the end."""
+    left = [memoryview(each) for each in data]
+    wanted = [len(each) for each in left]
+    received = [bytearray() for _ in clients]
+    ended = set()
+    until = time.monotonic() + 3 * PATIENCE
+    with selectors.DefaultSelector() as selector:
+        for number, client in enumerate(clients):
+            client.socket.setblocking(False)
+            selector.register(client.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, number)
+        while len(ended) < len(clients):
+            assert time.monotonic() < until, f"{len(ended)} of {len(clients)} clients are done"
+            for key, events in selector.select(1.0):
+                number, client = key.data, clients[key.data]
+                if events & selectors.EVENT_WRITE:
+                    left[number] = left[number][client.socket.send(left[number][: 1 << 16]) :]
+                    if not left[number]:
+                        if shut:
+                            client.shut()
+                        selector.modify(client.socket, selectors.EVENT_READ, number)
+                if events & selectors.EVENT_READ:
+                    piece = client.socket.recv(1 << 16)
+                    received[number] += piece
+                    if not piece or (not shut and len(received[number]) >= wanted[number]):
+                        selector.unregister(client.socket)
+                        ended.add(number)
+    for client in clients:
+        client.socket.settimeout(PATIENCE)
+    return [bytes(each) for each in received]
+
+
+def fill(engine: Engine, id: int, *, above: int, piece: int = 16 * 1024) -> None:
+    """Sends to a client that does not read until more than `above` bytes wait in its send queue."""
+    for _ in range(4096):
+        if engine.connection(id).pending_bytes > above:
+            return
+        engine.submit_send(id, bytes(piece))
+        # The system's own buffers take the first megabytes; let the worker show what it could not place.
+        eventually(lambda: _settled(engine, id))
+    raise AssertionError("the system's buffers have no end")
+
+
+def _settled(engine: Engine, id: int) -> bool:
+    before = engine.connection(id)
+    time.sleep(0.0005)
+    after = engine.connection(id)
+    return (before.bytes_out, before.pending_bytes) == (after.bytes_out, after.pending_bytes)
