@@ -36,8 +36,8 @@ _ROUTERS = (connections, messages, broadcasts, node, listeners, metrics, probes)
 
 _DESCRIPTION = """Steers a running iocpd: who is connected, ending, sending, draining, metrics.
 
-Errors are RFC 9457 problem details with a `code`. Times are RFC 3339 in UTC, durations are `90s` or `5m`, sizes are in bytes.
-Each operation names the scope that a key needs for it."""
+Errors are RFC 9457 problem details with a `code`. Times are RFC 3339 in UTC, durations are `90s` or `5m`, sizes are in
+bytes. Each operation names the scope that a key needs for it."""
 
 
 def create_app(

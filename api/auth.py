@@ -49,10 +49,10 @@ def _authenticate_local(headers: Headers) -> Caller:
     host = headers.get("host", "")
     if not _LOOPBACK_HOST.fullmatch(host):
         # A name that somebody else's DNS points here: the page behind it would be of the same origin as this API.
-        detail = f"Host is {host!r:.80}: without keys only localhost and loopback addresses are served; add a key with `iocpd keys add`"
+        detail = f"Host is {host!r:.80}, and without keys only loopback is served; make one with `iocpd keys add`"
         raise Problem(problems.ORIGIN_REFUSED, detail)
     if "origin" in headers or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        detail = "a web page made this request, and without keys those are refused; add a key with `iocpd keys add`"
+        detail = "a web page made this request, and without keys those are refused; make one with `iocpd keys add`"
         raise Problem(problems.ORIGIN_REFUSED, detail)
     return LOCAL
 

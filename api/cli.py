@@ -24,8 +24,10 @@ _EXAMPLES = """examples:
   curl -X POST http://127.0.0.1:8080/v1/node/shutdown
 """
 
-_SERVE_EXAMPLES = """Every setting has one name: --idle-timeout here, IOCPD_IDLE_TIMEOUT in the environment, idle_timeout in the file.
-Flags win over the environment, the environment over the file. Durations are 250ms, 90s, 5m, 2h, 1d or plain seconds.
+_SERVE_EXAMPLES = """\
+Every setting has one name: --idle-timeout here, IOCPD_IDLE_TIMEOUT in the environment, idle_timeout in the file.
+Flags win over the environment, the environment wins over the file. Durations are 250ms, 90s, 5m, 2h, 1d or plain
+seconds.
 
 examples:
   iocpd serve --tcp 127.0.0.1:7000/echo --http 127.0.0.1:0
@@ -96,7 +98,7 @@ def _add_keys(commands: Any) -> None:
     add = actions.add_parser(
         "add",
         help="make a key and print it, once",
-        description="Makes a key and prints it. Only its hash is stored. A running service takes it up when it is started again.",
+        description="Makes a key and prints it; only its hash is stored. A running service must be started again.",
         argument_default=argparse.SUPPRESS,
     )
     add.set_defaults(run=_add_key)

@@ -14,7 +14,6 @@ from iocpd.core import (
     EngineError,
     EngineStopped,
     EngineTimeout,
-    ListenError,
     SendQueueFull,
 )
 
@@ -51,10 +50,8 @@ def to_problem(context: Context, error: EngineError) -> Problem:
             return Problem(problems.ENGINE_STOPPED)
         case DrainConflict():
             return Problem(problems.DRAIN_CONFLICT, str(error))
-        case ListenError():
-            return Problem(problems.LISTENER_UNAVAILABLE, str(error))
         case EngineTimeout():
             return Problem(problems.COMMAND_TIMEOUT, str(error))
         case ConfigurationError():
-            return problems.invalid("body", "", "refused_by_engine", str(error))
-    raise error
+            return problems.invalid("request", error.field, "out_of_range", error.rule)
+    raise error  # not one that a request can be blamed for, or told of: 500

@@ -66,7 +66,7 @@ async def read_payload(request: Request, settings: Settings) -> bytes:
         sent = f"is {media_type}" if media_type else "has no Content-Type"
         raise Problem(
             problems.UNSUPPORTED_MEDIA_TYPE,
-            f'the body {sent}: send {{"text": "..."}} as application/json, or the bytes themselves as application/octet-stream',
+            f'the body {sent}: send {{"text": "..."}} as application/json, or the bytes as application/octet-stream',
         )
     data = await request.body()
     if media_type == "application/json":

@@ -6,6 +6,7 @@ once.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -43,7 +44,7 @@ def serve(settings: Settings) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     keys = _load_keys(settings)
-    settings = _within_file_limit(settings)
+    settings, limit_note = _within_file_limit(settings)
     try:
         listener = listen(settings.http)
     except ListenFailure as error:
@@ -55,7 +56,7 @@ def serve(settings: Settings) -> int:
                 f"--http {settings.http} can be reached from other machines, and there is no key file at"
                 f" {settings.keys_path}: make a key with `iocpd keys add NAME --role admin`, or listen on 127.0.0.1"
             )
-        service = _Service(settings, keys, HttpAddress(host, port))
+        service = _Service(settings, keys, HttpAddress(host, port), limit_note)
         # The same loop on every system. On Windows the default one loses its listener to a client that resets while it
         # is being accepted (python/cpython#93821).
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
@@ -63,10 +64,11 @@ def serve(settings: Settings) -> int:
 
 
 class _Service:
-    def __init__(self, settings: Settings, keys: KeyRing | None, http: HttpAddress) -> None:
+    def __init__(self, settings: Settings, keys: KeyRing | None, http: HttpAddress, limit_note: str) -> None:
         self._settings = settings
         self._keys = keys
         self._http = http
+        self._limit_note = limit_note
         self._engine = Engine(settings.engine_config())
         self._stopping = asyncio.Event()
         self._signalled = False
@@ -99,6 +101,7 @@ class _Service:
         say(f"backend {info.backend}, {info.workers} workers: {info.backend_reason}")
         for stats in self._engine.listener_stats():
             say(f"tcp {HttpAddress(stats.host, stats.port)} {stats.service}")
+        say(f"at most {self._settings.max_connections} TCP connections{self._limit_note}")
         say(f"http http://{self._http} {self._access()}")
         say("ready")
 
@@ -126,10 +129,8 @@ class _Service:
         connections = self._engine.info().connections
         deadline = self._settings.drain_deadline
         _log.info("%s: draining %d connections, at most %g s", why, connections, deadline)
-        try:
+        with contextlib.suppress(EngineStopped):  # it is over already
             drain(self._engine, self._settings, stop=True)
-        except EngineStopped:
-            pass  # it is over already
         self._stopping.set()
 
     async def _join(self) -> int:
@@ -156,32 +157,35 @@ def _load_keys(settings: Settings) -> KeyRing | None:
     # A file that was named must be there: a slip in its name would open the API to everybody.
     if settings.keys_file is None and not settings.keys_path.exists():
         return None
+    if not settings.keys_path.exists():
+        raise StartFailure(
+            f"there is no key file {settings.keys_path}; make it with"
+            f" `iocpd keys add NAME --role admin --keys {settings.keys_path}`"
+        )
     try:
         return KeyRing(read_keys(settings.keys_path))
     except KeyFileError as error:
         raise StartFailure(str(error)) from None
 
 
-def _within_file_limit(settings: Settings) -> Settings:
-    """Raises the limit on open files as far as it goes, and keeps max_connections below it.
+def _within_file_limit(settings: Settings) -> tuple[Settings, str]:
+    """Raises the limit on open files as far as it goes, and keeps max_connections below it; a note if that was needed.
 
     Without room beside the connections, a flood of clients would leave no descriptor for the API that could end it.
     """
     if sys.platform == "win32":
-        return settings
+        return settings, ""
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard == resource.RLIM_INFINITY:
-        return settings
+        return settings, ""
     room = hard - settings.http_connections - _SPARE_FILES
     if room < 1:
         raise StartFailure(f"this process may open {hard} files, which is too few; raise `ulimit -Hn`")
     if room >= settings.max_connections:
-        return settings
-    say(
-        f"max_connections is {room} instead of {settings.max_connections}: this process may open {hard} files (`ulimit -Hn`)"
-    )
-    return settings.model_copy(update={"max_connections": room})
+        return settings, ""
+    note = f" and not {settings.max_connections}, because this process may open {hard} files (`ulimit -Hn`)"
+    return settings.model_copy(update={"max_connections": room}), note

@@ -135,8 +135,8 @@ class Settings(BaseSettings):
     def _check_together(self) -> Self:
         if self.max_message_bytes > self.send_hard_bytes:
             raise ValueError(
-                f"max_message_bytes ({self.max_message_bytes}) is more than send_hard_bytes ({self.send_hard_bytes}), so that"
-                " the largest message could never be queued: lower the first or raise the second"
+                f"max_message_bytes ({self.max_message_bytes}) is more than send_hard_bytes ({self.send_hard_bytes}),"
+                " so that the largest message could never be queued: lower the first or raise the second"
             )
         if self.drain_lb_delay + self.drain_grace > self.drain_deadline:
             raise ValueError(

@@ -23,6 +23,6 @@ setuptools.setup = functools.partial(
     packages=_packages(),
     package_dir={"iocpd.core": "core", "iocpd.api": "api"},
     cffi_modules=["core/_build.py:ffibuilder"],
-    # cffi builds for the stable ABI, so one wheel serves every Python from 3.11 on; free-threaded ones have no such ABI.
+    # cffi builds for the stable ABI, so one wheel serves every Python from 3.11 on. Free-threaded Pythons have none.
     options={} if sysconfig.get_config_var("Py_GIL_DISABLED") else {"bdist_wheel": {"py_limited_api": "cp311"}},
 )

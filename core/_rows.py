@@ -185,7 +185,7 @@ def drain_progress(row: Any) -> DrainProgress:
         stop=bool(row.stop),
         initial=row.initial,
         remaining=row.remaining,
-        evicted=row.evicted,
+        evicting=row.evicting,
         cancelled=row.cancelled,
         rate_per_s=row.rate_per_s,
         started_at=moment_or_none(row.started_at_us),

@@ -153,7 +153,8 @@ class Run:
     def _pump_forever(self) -> None:
         done = ffi.new("iocpd_ticket *[]", _BATCH)
         while True:
-            count = lib.iocpd_wait(self.native, done, _BATCH, _WAIT_MS)
+            # One wake may come together with a ticket, so it is not only the wake that says that the end has come.
+            count = lib.iocpd_wait(self.native, done, _BATCH, 0 if self.joined else _WAIT_MS)
             for ticket in done[0:count]:
                 self._settle(ticket)
             if count == 0 and self.joined:

@@ -224,7 +224,7 @@ class DrainProgress:
         stop: The engine stops when it is drained.
         initial: Connections when it began.
         remaining: Connections now.
-        evicted: How many of these are on their way out.
+        evicting: How many of these are on their way out.
         cancelled: Connections that the deadline ended.
         rate_per_s: Connections that are drained each second; 0: all at once.
         started_at: When it began, or None.
@@ -238,7 +238,7 @@ class DrainProgress:
     stop: bool
     initial: int
     remaining: int
-    evicted: int
+    evicting: int
     cancelled: int
     rate_per_s: int
     started_at: datetime | None

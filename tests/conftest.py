@@ -38,12 +38,9 @@ def start(backend: str, request: pytest.FixtureRequest) -> Iterator[Start]:
     allocations = lib.iocpd_allocations()
 
     def begin(*listeners: str | ListenerConfig, **options: Any) -> Engine:
-        configs = [
-            each if isinstance(each, ListenerConfig) else ListenerConfig(port=0, service=each) for each in listeners
-        ]
-        engine = Engine(
-            EngineConfig(listeners=configs or [ListenerConfig(port=0)], backend=backend, **{"workers": 2} | options)
-        )
+        configs = [ListenerConfig(port=0, service=each) if isinstance(each, str) else each for each in listeners]
+        options = {"workers": 2} | options
+        engine = Engine(EngineConfig(listeners=configs, backend=backend, **options))
         engines.append(engine)
         engine.start()
         return engine

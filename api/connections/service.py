@@ -5,10 +5,11 @@ from typing import Any
 
 from iocpd.api import problems
 from iocpd.api.connections.rows import closed_row, connection_rows
-from iocpd.api.connections.schemas import ConnectionFilter, Count
+from iocpd.api.connections.schemas import ConnectionFilter
 from iocpd.api.context import Context
 from iocpd.api.futures import finished
 from iocpd.api.identity import ForeignId
+from iocpd.api.paging import Count
 from iocpd.api.problems import Problem
 from iocpd.core import Cursor
 
@@ -21,8 +22,10 @@ def token_of(context: Context, id: str) -> int:
     try:
         token = context.instance.decode(id)
     except ForeignId:
-        here = context.instance.name
-        detail = f"{id} was given out by an earlier run of the service, or by another node; the ids of this run begin with {here}-"
+        detail = (
+            f"{id} was given out by an earlier run of the service, or by another node;"
+            f" the ids of this run begin with {context.instance.prefix}"
+        )
         raise Problem(problems.CONNECTION_OF_ANOTHER_RUN, detail, extra={"closed": None}) from None
     if token is None:
         detail = f"{id!r:.80} is not a connection's id; GET /v1/connections lists them"

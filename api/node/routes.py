@@ -72,7 +72,7 @@ async def cancel_drain(
 ) -> Response:
     """Opens the listeners again. Connections that are on their way out go on leaving."""
     with action(request, caller, "cancel drain", "node"):
-        context.engine.cancel_drain()
+        service.cancel_drain(context.engine)
     return Response(status_code=204)
 
 

@@ -48,7 +48,7 @@ class DrainView(BaseModel):
     then: Literal["stay", "shutdown"] | None = Field(description="null: no drain is under way")
     initial: int = Field(description="connections when it began")
     remaining: int = Field(description="connections now")
-    evicted: int = Field(description="of these, how many are on their way out")
+    evicting: int = Field(description="of these, how many are on their way out")
     cancelled: int = Field(description="cut off by the deadline")
     rate_per_s: int
     started_at: datetime | None

@@ -5,13 +5,15 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from iocpd.api import problems
 from iocpd.api.context import Context
 from iocpd.api.durations import format_duration
 from iocpd.api.node.schemas import DrainOptions, DrainView, LimitsView, ListenerView, NodeView, WorkerView
 from iocpd.api.payloads import checked
+from iocpd.api.problems import Problem
 from iocpd.api.settings import Settings
 from iocpd.api.version import version
-from iocpd.core import DrainProgress, Engine, Phase, WorkerStats
+from iocpd.core import DrainConflict, DrainProgress, Engine, EngineError, EngineStopped, Phase, WorkerStats
 
 
 def describe_node(context: Context) -> NodeView:
@@ -96,6 +98,16 @@ def drain(
     )
 
 
+def cancel_drain(engine: Engine) -> None:
+    """Ends a drain. Problem if a listener can't be opened again; iocpd.core.DrainConflict, EngineStopped."""
+    try:
+        engine.cancel_drain()
+    except (DrainConflict, EngineStopped):
+        raise
+    except EngineError as error:
+        raise Problem(problems.LISTENER_UNAVAILABLE, str(error)) from error
+
+
 def describe_drain(context: Context) -> DrainView:
     """How far the drain has come; phase `none` when there is none."""
     progress = context.engine.drain_progress()
@@ -104,7 +116,7 @@ def describe_drain(context: Context) -> DrainView:
         then=None if progress.phase is Phase.NONE else "shutdown" if progress.stop else "stay",
         initial=progress.initial,
         remaining=progress.remaining,
-        evicted=progress.evicted,
+        evicting=progress.evicting,
         cancelled=progress.cancelled,
         rate_per_s=progress.rate_per_s,
         started_at=progress.started_at,
@@ -132,7 +144,7 @@ def unready_reason(engine: Engine) -> str | None:
 def _eta(progress: DrainProgress) -> datetime | None:
     if progress.phase is not Phase.EVICT or not progress.rate_per_s:
         return None
-    waiting = max(progress.remaining - progress.evicted, 0)
+    waiting = max(progress.remaining - progress.evicting, 0)
     eta = datetime.now(UTC) + timedelta(seconds=waiting / progress.rate_per_s)
     return min(eta, progress.deadline_at) if progress.deadline_at else eta
 

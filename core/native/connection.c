@@ -80,6 +80,8 @@ void connection_timer(struct connection *connection) {
     if (connection->state == IOCPD_DRAINING) {
         bool stalled = connection->deadline_ns == 0;
         if (stalled) u32_store(&connection->reason, IOCPD_SLOW_CONSUMER);
+        if (connection->reason == IOCPD_DRAINED || connection->reason == IOCPD_SHUTDOWN)
+            u64_add(&connection->worker->engine->drain.cancelled, 1);
         connection_terminate(connection, IOCPD_SLOW_CONSUMER, true);
     } else if (consumer_is_slow(connection, now)) {
         connection_terminate(connection, IOCPD_SLOW_CONSUMER, true);

@@ -74,7 +74,6 @@ static int32_t drain_begin(struct worker *worker, struct control *control) {
         return IOCPD_OK;
     }
     u64_store(&drain->initial, u64_load(&engine->connections));
-    u64_store(&drain->evicted, 0);
     u64_store(&drain->cancelled, 0);
     u64_store(&drain->started_ns, (uint64_t)now);
     u64_store(&drain->ended_ns, 0);
@@ -193,7 +192,6 @@ static int64_t evict_some(struct worker *worker, struct payload *farewell) {
         struct connection *connection = evict_candidate(worker, false);
         if (!connection) return -1;
         connection_drain(connection, u32_load(&drain->stop) ? IOCPD_SHUTDOWN : IOCPD_DRAINED, farewell, deadline);
-        u64_add(&drain->evicted, 1);
         /* Half to one and a half times the interval: clients that come back don't come back in step. */
         if (rate) worker->evict_next_ns += interval_ns / 2 + (int64_t)(random_next(worker) % (uint64_t)(interval_ns + 1));
     }

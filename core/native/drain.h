@@ -17,7 +17,7 @@ struct payload;
 struct drain {
     /* Shared: written by worker 0, read by anyone. */
     uint32_t phase, stop, rate_per_s;
-    uint64_t initial, evicted, cancelled; /* the last two: atomic, bumped by every worker */
+    uint64_t initial, cancelled; /* the latter: atomic, bumped by every worker */
     uint64_t started_ns, deadline_ns, ended_ns, evict_started_ns;
     /* Between workers only, so nobody holds it for longer than a few instructions. */
     platform_mutex mutex;

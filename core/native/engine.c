@@ -125,6 +125,7 @@ static void hand_on(struct iocpd_engine *engine, struct listener *listener, cons
         }
         *message = adoption;
     }
+    u64_bump(&listener->accepted, 1);
     u64_store_release(&engine->last_serial, adoption.serial);
     u64_add(&engine->connections, 1);
     u64_add(&listener->connections, 1);
@@ -136,7 +137,6 @@ static void hand_on(struct iocpd_engine *engine, struct listener *listener, cons
 void engine_accepted(struct iocpd_engine *engine, const struct port_event *event) {
     struct listener *listener = (struct listener *)event->listener;
     if (event->accepted != SOCKET_NONE) {
-        u64_bump(&listener->accepted, 1);
         if (u64_load(&engine->connections) >= engine->config.max_connections) refuse(event->accepted, &listener->refused_limit);
         else hand_on(engine, listener, event);
     } else if (event->error == PORT_RESET) {
@@ -352,6 +352,16 @@ int32_t iocpd_drain_cancel(iocpd_engine *engine, iocpd_problem *problem) {
     return status;
 }
 
+static uint64_t leaving(const iocpd_engine *engine) {
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < engine->worker_count; i++) {
+        const struct table *table = &engine->workers[i].table;
+        for (uint32_t slot = 0, high = u32_load_acquire(&table->high); slot < high; slot++)
+            count += u32_load(&table_at(table, slot)->state) > IOCPD_OPEN;
+    }
+    return count;
+}
+
 void iocpd_drain_read(iocpd_engine *engine, iocpd_drain_progress *progress) {
     const struct drain *drain = &engine->drain;
     memset(progress, 0, sizeof *progress);
@@ -359,12 +369,12 @@ void iocpd_drain_read(iocpd_engine *engine, iocpd_drain_progress *progress) {
     progress->stop = (int32_t)u32_load(&drain->stop);
     progress->initial = u64_load(&drain->initial);
     progress->remaining = u64_load(&engine->connections);
-    progress->evicted = u64_load(&drain->evicted);
     progress->cancelled = u64_load(&drain->cancelled);
     progress->rate_per_s = u32_load(&drain->rate_per_s);
     progress->exits_posted = u32_load(&engine->exits_posted);
     progress->exits_taken = u32_load(&engine->exits_taken);
     if (progress->phase == IOCPD_PHASE_NONE) return;
+    progress->evicting = leaving(engine);
     progress->started_at_us = engine_wall_us(engine, (int64_t)u64_load(&drain->started_ns));
     progress->deadline_at_us = engine_wall_us(engine, (int64_t)u64_load(&drain->deadline_ns));
     int64_t ended = (int64_t)u64_load(&drain->ended_ns);
@@ -476,7 +486,10 @@ int32_t iocpd_kick(iocpd_engine *engine, uint64_t token, int32_t force, uint32_t
 
 int32_t iocpd_broadcast(iocpd_engine *engine, const iocpd_filter *filter, const uint8_t *data, uint32_t bytes, iocpd_ticket **out) {
     if (engine_phase(engine) >= IOCPD_PHASE_EXITING) return IOCPD_STOPPED;
-    if (u64_load(&engine->broadcasts) >= engine->config.inbox_capacity) return IOCPD_BUSY;
+    if (u64_load(&engine->broadcasts) >= engine->config.inbox_capacity) {
+        u64_add(&engine->workers[0].inbox_busy, 1); /* it is refused for all of them; one counts it */
+        return IOCPD_BUSY;
+    }
     struct iocpd_ticket *ticket = command_new(engine, MESSAGE_FANOUT, data, bytes);
     if (!ticket) return IOCPD_NO_MEMORY;
     struct payload *payload = ticket->payload;

@@ -190,7 +190,7 @@ typedef struct iocpd_drain_progress {
     int32_t stop;
     uint64_t initial;   /* connections when it began */
     uint64_t remaining; /* connections now */
-    uint64_t evicted;   /* asked to leave so far */
+    uint64_t evicting;  /* of these, how many are on their way out */
     uint64_t cancelled; /* ended by the deadline */
     uint32_t rate_per_s;
     uint32_t exits_posted;

@@ -5,7 +5,8 @@
  * a branch that only gcc and clang see.
  *
  * Atomics: plain C11 _Atomic needs an experimental switch in MSVC, so the few operations that the engine uses are spelled
- * out here, one function for each width and memory order. `_bump` is for a counter with one writer: it needs no locked
+ * out here, one function for each width and memory order: none stands for relaxed, _ordered for sequentially consistent, as
+ * are add, exchange and swap_if. `_bump` is for a counter with one writer: it needs no locked
  * instruction, and other threads may read it at any time.
  */
 #ifndef IOCPD_PLATFORM_H
@@ -67,6 +68,7 @@ static inline void u64_store_release(uint64_t *p, uint64_t v) { WriteRelease64((
 static inline uint64_t u64_add(uint64_t *p, uint64_t n) { return (uint64_t)InterlockedExchangeAdd64((volatile LONG64 *)p, (LONG64)n); }
 static inline uint32_t u32_load(const uint32_t *p) { return (uint32_t)ReadNoFence((const volatile LONG *)p); }
 static inline uint32_t u32_load_acquire(const uint32_t *p) { return (uint32_t)ReadAcquire((const volatile LONG *)p); }
+static inline uint32_t u32_load_ordered(uint32_t *p) { return (uint32_t)InterlockedOr((volatile LONG *)p, 0); }
 static inline void u32_store(uint32_t *p, uint32_t v) { WriteNoFence((volatile LONG *)p, (LONG)v); }
 static inline void u32_store_release(uint32_t *p, uint32_t v) { WriteRelease((volatile LONG *)p, (LONG)v); }
 static inline uint32_t u32_add(uint32_t *p, uint32_t n) { return (uint32_t)InterlockedExchangeAdd((volatile LONG *)p, (LONG)n); }
@@ -90,6 +92,7 @@ static inline void u64_store_release(uint64_t *p, uint64_t v) { __atomic_store_n
 static inline uint64_t u64_add(uint64_t *p, uint64_t n) { return __atomic_fetch_add(p, n, __ATOMIC_SEQ_CST); }
 static inline uint32_t u32_load(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
 static inline uint32_t u32_load_acquire(const uint32_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+static inline uint32_t u32_load_ordered(uint32_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
 static inline void u32_store(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELAXED); }
 static inline void u32_store_release(uint32_t *p, uint32_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
 static inline uint32_t u32_add(uint32_t *p, uint32_t n) { return __atomic_fetch_add(p, n, __ATOMIC_SEQ_CST); }

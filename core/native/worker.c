@@ -45,10 +45,10 @@ void worker_run(void *argument) {
     int error = worker->driver->open(&worker->port, &(struct port_options){.pool = &worker->pool}, &step);
     engine->start_error = error;
     engine->start_step = step;
+    if (!error && worker->number == 0) engine_accept(engine);
     u32_store_release(&engine->start_answered, 1);
     platform_event_set(engine->start_event);
     if (error) return;
-    if (worker->number == 0) engine_accept(engine);
     while (!worker->exit) worker_turn(worker);
     while (fanout_turn(worker)) {} /* nobody is left to get it, but somebody may wait for the report */
     ASSERT(worker->port->pending == 0 && worker->table.used == 0);
@@ -57,9 +57,11 @@ void worker_run(void *argument) {
 
 /* ---- inbox ---------------------------------------------------------------------------------------------------------- */
 
-/* Wakes only a worker that may be asleep. The order matters on both sides: here push, then look whether it sleeps; there say
- * that it sleeps, then look into the inbox. All four are sequentially consistent, so at least one side sees the other. */
+/* Whatever it is that the worker must look at has been stored before. Wakes the port only if the worker may be asleep. The order
+ * matters on both sides: here ask for attention, then look whether it sleeps; there say that it sleeps, then look whether
+ * attention is asked for. All four are sequentially consistent, so at least one side sees the other. */
 void worker_wake(struct worker *worker) {
+    u32_exchange(&worker->attention, 1);
     if (u32_exchange(&worker->sleeping, 0)) worker->driver->post(worker->port, POST_WAKE);
 }
 
@@ -278,6 +280,7 @@ static int64_t shorter(int64_t a_ns, int64_t b_ns) { return b_ns >= 0 && (a_ns <
 void worker_turn(struct worker *worker) {
     struct port_event events[PORT_EVENTS_MAX];
     u64_bump(&worker->turns, 1);
+    if (u32_load(&worker->attention)) u32_exchange(&worker->attention, 0); /* before looking at what it may be for */
     worker->now_ns = platform_monotonic_ns();
     for (struct connection *connection; (connection = timers_due(&worker->timers, worker->now_ns));) connection_timer(connection);
     inbox_turn(worker);
@@ -289,7 +292,7 @@ void worker_turn(struct worker *worker) {
     int64_t timeout_ns = busy || worker->backlog ? 0 : shorter(timers_next(&worker->timers, worker->now_ns), drain_ns);
     if (timeout_ns != 0) {
         u32_exchange(&worker->sleeping, 1);
-        if (pointer_load_acquire(&worker->inbox)) timeout_ns = 0;
+        if (u32_load_ordered(&worker->attention)) timeout_ns = 0;
     }
     uint32_t count = worker->driver->wait(worker->port, events, PORT_EVENTS_MAX, timeout_ns);
     u32_store(&worker->sleeping, 0);

@@ -63,7 +63,8 @@ struct worker {
     void *inbox;              /* atomic: struct message *, or the mark of a closed inbox */
     struct message *backlog;  /* taken and not yet worked off, oldest first */
     uint32_t inbox_commands;  /* atomic: commands in inbox and backlog */
-    uint32_t sleeping;        /* atomic: a post must wake the port */
+    uint32_t attention;       /* atomic: something was stored that the next turn must look at */
+    uint32_t sleeping;        /* atomic: whoever asks for attention must wake the port */
     uint32_t posters;         /* atomic: threads inside worker_post */
     uint32_t load;            /* atomic: connections, also those on their way here */
 

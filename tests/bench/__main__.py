@@ -14,7 +14,7 @@ if sys.platform != "linux":
 from . import __doc__ as about
 from . import echo, fanout, idle, isolation
 from .errors import BenchError
-from .machine import choose_cores, facts, raise_file_limit
+from .machine import Neighbours, choose_cores, facts, raise_file_limit
 from .options import Setup
 from .report import Report
 
@@ -55,7 +55,9 @@ def main() -> int:
     try:
         if options.json:
             options.json.touch()  # a path that cannot be written shall not cost a whole run
+        neighbours = Neighbours(cores)
         report = MEASUREMENTS[options.measurement].run(options, setup)
+        machine["others"] = f"{neighbours.share():.0%} of both processors went to other programs meanwhile"
         if options.json:
             options.json.write_text(json.dumps(_as_json(options, machine, report), indent=2) + "\n")
     except (BenchError, OSError) as error:
@@ -68,6 +70,7 @@ def main() -> int:
         print(f"{table}\n")
     for note in report.notes:
         print(note)
+    print(machine["others"])
     return 1 if report.failed else 0
 
 

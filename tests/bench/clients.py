@@ -23,8 +23,18 @@ def idle_connections(port: int, count: int) -> Iterator[list[socket.socket]]:
             raise ContestantFailed(f"a connection broke: {error}") from error
 
 
-def echo_once(connections: list[socket.socket], size: int) -> None:
-    """Send ``size`` random bytes on each connection, and only then check what came back on each.
+def echo_in_turn(connections: list[socket.socket], size: int) -> None:
+    """Send ``size`` random bytes on one connection and wait for their return, then on the next.
+
+    Raises:
+        ContestantFailed: a byte was wrong or missing.
+    """
+    for connection in connections:
+        echo_at_once([connection], size)
+
+
+def echo_at_once(connections: list[socket.socket], size: int) -> None:
+    """Send ``size`` random bytes on all connections, and only then read what came back on each.
 
     Raises:
         ContestantFailed: a byte was wrong or missing.

@@ -105,14 +105,14 @@ def gevent_echo() -> Contestant:
     return Contestant("gevent", _python("echo_gevent.py", "gevent"))
 
 
-def fastapi_echo(loop: str) -> Contestant:
-    """The echo service and the management API on one loop."""
+def fastapi_echo(*, with_model: bool) -> Contestant:
+    """The echo service and the management API on one uvloop, whose listing has a declared response model or has not."""
     return Contestant(
-        name=f"fastapi {loop}",
-        program=_python("echo_fastapi.py", loop, "fastapi", "uvicorn"),
+        name="fastapi with model" if with_model else "fastapi",
+        program=_python("echo_fastapi.py", "uvloop", "fastapi", "uvicorn"),
         arguments=lambda port: [str(port), str(port + 1)],
         ready_path="/v1/connections?limit=1",
-        environment={"LOOP": loop},
+        environment={"LOOP": "uvloop", "MODEL": "yes" if with_model else "no"},
     )
 
 

@@ -103,6 +103,28 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+class Neighbours:
+    """How much of our processors other programs took since this was made."""
+
+    def __init__(self, cores: Cores) -> None:
+        self._cores = {cores.server, cores.load}
+        self._begin = time.monotonic()
+        self._others_before = self._others()
+
+    def share(self) -> float:
+        """From 0 to 1. All our children must have ended."""
+        elapsed = time.monotonic() - self._begin
+        return max(0.0, (self._others() - self._others_before) / (elapsed * len(self._cores)))
+
+    def _others(self) -> float:
+        lines = [line.split() for line in _text("/proc/stat").splitlines()]
+        ticks = {words[0]: [int(word) for word in words[1:8]] for words in lines if words[0].startswith("cpu")}
+        names = [f"cpu{core}" for core in self._cores]
+        busy = sum(sum(ticks[name]) - sum(ticks[name][3:5]) for name in names)  # without idle and iowait
+        usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return busy / os.sysconf("SC_CLK_TCK") - sum(one.ru_utime + one.ru_stime for one in usage)
+
+
 def wait_until_quiet(pid: int) -> None:
     """Return when the process has stopped working: at most one clock tick of processor time in 0.3 s."""
     tick = 1 / os.sysconf("SC_CLK_TCK")

@@ -123,7 +123,7 @@ def test_without_dual_stack_ipv6_is_ipv6_alone(start: Start) -> None:
     engine = start(ListenerConfig(host="::", port=0, dual_stack=False))
     with Client(port_of(engine), "::1") as client:
         assert client.echoes(b"x")
-    with pytest.raises(OSError, match="."):
+    with pytest.raises(ConnectionRefusedError):
         Client(port_of(engine), "127.0.0.1")
 
 
@@ -282,7 +282,6 @@ def test_an_engine_that_was_not_stopped_is_warned_of(backend: str) -> None:
     run = engine._run
     with pytest.warns(ResourceWarning, match="never stopped"):
         del engine
-        gc.collect()
     saved = Engine()
     saved._run = run
     saved.stop(deadline=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import textwrap
@@ -87,13 +88,14 @@ def test_an_echo_client_that_never_reads_is_a_slow_consumer_and_holds_little(sta
                 break
     record = engine.closed()[0]
     assert (record.reason, record.by) == (Reason.SLOW_CONSUMER, By.ENGINE)
-    assert most <= 64 * 1024 + 2 * 4096
+    assert most <= 64 * 1024 + 256 * 4096  # what one batch of the port may still bring
 
 
 def test_a_half_closed_client_that_never_reads_is_ended(start: Start) -> None:
-    engine = start("discard", send_soft_seconds=0.3)
+    engine = start("discard", send_soft_bytes=8 << 20, send_hard_bytes=16 << 20, send_soft_seconds=0.3)
     (client,) = connect(engine, 1)
-    fill(engine, connection_of(engine, client).id, above=1000)
+    # More than a third of the system's send buffer, which is what may be free in it without being told as writable.
+    fill(engine, connection_of(engine, client).id, above=3_000_000)
     client.shut()
     record = eventually(lambda: engine.closed())[0]
     assert record.reason == Reason.SLOW_CONSUMER
@@ -116,7 +118,8 @@ def test_connections_above_the_limit_are_refused_and_counted(start: Start) -> No
     engine = start("echo", max_connections=5)
     clients = connect(engine, 5)
     for _ in range(3):
-        with Client(port_of(engine)) as refused:
+        # The reset may come before the connect has returned.
+        with contextlib.suppress(ConnectionResetError), Client(port_of(engine)) as refused:
             assert refused.read_to_any_end() == b""
     stats = eventually(lambda: stats if (stats := engine.listener_stats()[0]).refused_limit == 3 else None)
     assert (stats.accepted, stats.connections) == (5, 5)
@@ -132,8 +135,8 @@ def test_accepting_goes_on_after_the_handles_ran_out(backend: str) -> None:
     code = f"""
         import resource, sys
         from iocpd.core import Engine, EngineConfig, ListenerConfig
+        resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))  # before the start: io_uring keeps the limit of that time
         with Engine(EngineConfig(listeners=[ListenerConfig(port=0)], backend={backend!r}, workers=1)) as engine:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
             print(engine.listener_stats()[0].port, flush=True)
             for line in sys.stdin:
                 stats = engine.listener_stats()[0]

@@ -25,6 +25,7 @@ from iocpd.core import (
     ListenError,
     Phase,
     Reason,
+    State,
     probe,
 )
 from iocpd.core import _rows as rows
@@ -91,9 +92,8 @@ def test_a_record_is_unpacked_with_its_connection() -> None:
 
 
 def test_a_filter_becomes_its_struct() -> None:
-    struct = rows.filter_struct(
-        Filter(ip=ipaddress.ip_network("10.1.0.0/16"), state=iocpd.core.State.DRAINING, older_than=1.5)
-    )
+    network = ipaddress.ip_network("10.1.0.0/16")
+    struct = rows.filter_struct(Filter(ip=network, state=State.DRAINING, older_than=1.5))
     assert struct.fields == lib.IOCPD_BY_NETWORK | lib.IOCPD_BY_STATE | lib.IOCPD_BY_AGE
     assert (bytes(struct.network), struct.prefix) == (rows.address_bytes("10.1.0.0"), 112)
     assert (struct.state, struct.older_than_us) == (lib.IOCPD_DRAINING, 1_500_000)
@@ -101,12 +101,11 @@ def test_a_filter_becomes_its_struct() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"listener": -1}, {"older_than": -0.1}, {"idle_for": math.nan}, {"idle_for": math.inf}]
+    ("field", "value"), [("listener", -1), ("older_than", -0.1), ("idle_for", math.nan), ("idle_for", math.inf)]
 )
-def test_a_filter_refuses_what_can_not_be(options: dict[str, Any]) -> None:
-    (field,) = options
+def test_a_filter_refuses_what_can_not_be(field: str, value: Any) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        Filter(**options)
+        Filter(**{field: value})
     assert caught.value.field == field
 
 

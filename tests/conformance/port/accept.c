@@ -248,7 +248,9 @@ static void accept_wakes_an_endless_wait_to_try_again(struct rig *rig) {
     u32_store(&faults.sockets, 1);
     UNTIL(rig, rig->accepted_count == 1 && rig->accept_failures == 1);
     u32_store(&faults.sockets, 1);
+    int64_t begin_ns = platform_monotonic_ns();
     CHECK(rig_turn(rig, -1) == 1 && rig->accept_failures == 2);
+    CHECK(platform_monotonic_ns() - begin_ns < 600000000);
     client_close(client);
 }
 
@@ -262,6 +264,19 @@ static void accept_cancelled_while_no_socket_can_be_made_ends_once(struct rig *r
     UNTIL(rig, rig->accept_finals[0] == 1);
     rig_quiet(rig, 250000000);
     u32_store(&faults.sockets, 0);
+    client_close(client);
+}
+
+static void accept_cancelled_before_its_failure_is_told_ends_last(struct rig *rig) {
+    rig_listen(rig, 0, 4, false);
+    rig_accept(rig, 0);
+    u32_store(&faults.sockets, 1);
+    socket_t client = client_open(&rig->at[0], 4);
+    UNTIL(rig, rig->accepted_count == 1);
+    CHECK(rig->accept_failures == 0); /* the failure is on its way, and the other accepts are still posted */
+    rig_accept_cancel(rig, 0);
+    UNTIL(rig, rig->accept_finals[0] == 1);
+    rig_quiet(rig, 50000000);
     client_close(client);
 }
 
@@ -351,6 +366,7 @@ const struct test accept_tests[] = {
     TEST_OF(iocp, accept_backs_off_while_no_socket_can_be_made),
     TEST_OF(iocp, accept_wakes_an_endless_wait_to_try_again),
     TEST_OF(iocp, accept_cancelled_while_no_socket_can_be_made_ends_once),
+    TEST_OF(iocp, accept_cancelled_before_its_failure_is_told_ends_last),
     TEST_OF(iocp, accepted_socket_without_its_context_is_closed_and_the_next_one_served),
 #endif
     {NULL, NULL, NULL, {0, 0}},

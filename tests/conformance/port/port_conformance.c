@@ -69,6 +69,38 @@ static bool is_for(const struct test *test, const struct port_driver *driver) {
     return !test->driver || strcmp(test->driver, driver->name) == 0;
 }
 
+/* ---- a driver that never comes back ----------------------------------------------------------------------------------------- */
+
+enum { WATCH_S = 40 };
+
+struct watch {
+    platform_event event;
+    uint32_t over; /* atomic */
+    platform_thread thread;
+};
+
+static void watch_run(void *argument) {
+    struct watch *watch = argument;
+    int64_t until_ns = platform_monotonic_ns() + WATCH_S * SECOND_NS;
+    while (!u32_load_acquire(&watch->over)) {
+        platform_event_wait(watch->event, 1000);
+        if (platform_monotonic_ns() > until_ns) FAIL("a call didn't come back within %d s", WATCH_S);
+    }
+}
+
+static void watch_begin(struct watch *watch) {
+    watch->over = 0;
+    CHECK(platform_event_open(&watch->event) == 0);
+    CHECK(platform_thread_start(&watch->thread, watch_run, watch, "watch") == 0);
+}
+
+static void watch_end(struct watch *watch) {
+    u32_store_release(&watch->over, 1);
+    platform_event_set(watch->event);
+    platform_thread_join(watch->thread);
+    platform_event_close(watch->event);
+}
+
 static int run_one(const struct test *test, const struct port_driver *driver) {
     static struct rig rig;
     const char *step = "";
@@ -82,9 +114,12 @@ static int run_one(const struct test *test, const struct port_driver *driver) {
 #endif
     uint64_t blocks = memory_blocks();
     uint32_t handles = handles_open();
+    struct watch watch;
+    watch_begin(&watch);
     rig_open(&rig, driver, &test->options);
     test->run(&rig);
     rig_close(&rig);
+    watch_end(&watch);
     CHECK(memory_blocks() == blocks);
     if (handles_are_exact) CHECK(handles_open() == handles);
     printf("ok %s\n", test->name);

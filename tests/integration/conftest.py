@@ -1,0 +1,103 @@
+"""Fixtures: the real process on each backend, and the API in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from iocpd.api.app import create_app
+from iocpd.api.keys import KeyRecord, KeyRing
+from iocpd.api.settings import Settings
+from iocpd.core import BackendUnavailable, Engine, EngineConfig, ListenerConfig, probe
+from tests.integration.server import BACKENDS, OVERRIDE, Server
+
+Serve = Callable[..., Server]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _many_files() -> None:
+    """The clients are in this process, and some tests have ten thousand."""
+    if sys.platform != "win32":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each completion port that the server can have here."""
+    name: str = request.param
+    if not OVERRIDE:
+        try:
+            probe(name)
+        except BackendUnavailable as error:
+            pytest.skip(error.reason)
+    return name
+
+
+@pytest.fixture
+def serve(backend: str, tmp_path: Path) -> Iterator[Serve]:
+    """Starts servers on the backend; what still runs afterwards is killed."""
+    servers: list[Server] = []
+
+    def begin(**options: Any) -> Server:
+        state = tmp_path / f"server{len(servers)}"
+        state.mkdir()
+        server = Server(state, backend, **options)
+        servers.append(server)
+        return server
+
+    yield begin
+    for server in servers:
+        server.http.close()
+        server.kill()
+
+
+@pytest.fixture
+def server(serve: Serve) -> Server:
+    """One with the settings that it has by itself."""
+    return serve()
+
+
+class Api:
+    """The application in this process over a real engine; every call is an exchange of its own."""
+
+    def __init__(self, app: FastAPI, engine: Engine) -> None:
+        self.app = app
+        self.engine = engine
+
+    def call(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def exchange() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+                return await client.request(method, path, **options)
+
+        return asyncio.run(exchange())
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    with Engine(EngineConfig(listeners=[ListenerConfig(port=0)], workers=1)) as engine:
+        yield engine
+
+
+@pytest.fixture
+def api(engine: Engine) -> Api:
+    """Without keys."""
+    return Api(create_app(engine, Settings()), engine)
+
+
+@pytest.fixture
+def api_with_keys(engine: Engine) -> Callable[[list[KeyRecord]], Api]:
+    def make(records: list[KeyRecord]) -> Api:
+        return Api(create_app(engine, Settings(), keys=KeyRing(records)), engine)
+
+    return make

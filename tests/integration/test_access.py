@@ -1,0 +1,202 @@
+"""Keys, scopes, and what is allowed without keys."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fastapi import APIRouter
+
+from iocpd.api.auth import check_scopes, needs, public
+from iocpd.api.keys import ROLES, SCOPES, KeyFileError, KeyRecord, add_key, read_keys, revoke_key
+from tests.integration.conftest import Api, Serve
+from tests.integration.server import SERVE, environment
+
+MakeApi = Callable[[list[KeyRecord]], Api]
+
+CALLS = {
+    "connections:read": [("GET", "/v1/connections"), ("GET", "/v1/connections/closed"), ("GET", "/v1/connections/x")],
+    "connections:kick": [("DELETE", "/v1/connections/x")],
+    "messages:send": [("POST", "/v1/connections/x/messages")],
+    "broadcasts:send": [("POST", "/v1/broadcasts")],
+    "node:read": [("GET", "/v1/node"), ("GET", "/v1/node/drain"), ("GET", "/v1/listeners")],
+    "node:drain": [("DELETE", "/v1/node/drain")],
+    "metrics:read": [("GET", "/metrics")],
+}
+BODIES = {"/v1/broadcasts": {"json": {"ip": "192.0.2.1", "payload": {"text": "x"}}}}
+
+
+def bearer(key: str) -> dict[str, dict[str, str]]:
+    return {"headers": {"authorization": f"Bearer {key}"}}
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "keys.json"
+
+
+def test_a_key_may_do_what_its_scope_says_and_nothing_else(keys: Path, api_with_keys: MakeApi) -> None:
+    made = {scope: add_key(keys, scope.replace(":", "-"), scopes=(scope,)) for scope in SCOPES}
+    api = api_with_keys(read_keys(keys))
+    for needed, calls in CALLS.items():
+        for method, path in calls:
+            for scope, key in made.items():
+                answer = api.call(method, path, **bearer(key), **BODIES.get(path, {}))
+                if scope == needed:
+                    assert answer.status_code in (200, 404, 409, 415), (method, path, answer.text)
+                else:
+                    assert answer.status_code == 403, (method, path, scope)
+                    problem = answer.json()
+                    assert problem["code"] == "scope_missing"
+                    assert needed in problem["detail"]
+                    assert f'scope="{needed}"' in answer.headers["www-authenticate"]
+
+
+def test_without_a_key_or_with_a_wrong_one_nothing_is_told(keys: Path, api_with_keys: MakeApi) -> None:
+    key = add_key(keys, "alice", role="admin")
+    api = api_with_keys(read_keys(keys))
+    for path in ("/v1/connections", "/v1/node", "/metrics", "/v1/no/such/route"):
+        answer = api.call("GET", path)
+        assert (answer.status_code, answer.json()["code"]) == (401, "key_missing")
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        for wrong in (key[:-1], key + "x", key.swapcase(), "\u00e9"):
+            answer = api.call("GET", path, headers={b"authorization": f"Bearer {wrong}".encode()})
+            assert (answer.status_code, answer.json()["code"]) == (401, "key_unknown")
+            assert wrong not in answer.text
+        assert api.call("GET", path, headers={"authorization": f"Basic {key}"}).status_code == 401
+    assert api.call("GET", "/v1/node", **bearer(key)).status_code == 200
+
+
+def test_probes_and_the_openapi_document_need_no_key(keys: Path, api_with_keys: MakeApi) -> None:
+    add_key(keys, "alice", role="admin")
+    api = api_with_keys(read_keys(keys))
+    for path in ("/livez", "/readyz", "/startupz", "/openapi.json"):
+        assert api.call("GET", path).status_code == 200
+
+
+def test_a_drain_that_shuts_down_needs_both_scopes(keys: Path, api_with_keys: MakeApi) -> None:
+    operator = add_key(keys, "operator", role="operator")
+    api = api_with_keys(read_keys(keys))
+    answer = api.call("PUT", "/v1/node/drain", json={"then": "shutdown"}, **bearer(operator))
+    assert answer.status_code == 403
+    assert "node:shutdown" in answer.json()["detail"]
+    assert api.call("POST", "/v1/node/shutdown", **bearer(operator)).status_code == 403
+
+
+def test_a_route_that_declares_no_scope_fails_the_start() -> None:
+    router = APIRouter()
+
+    @router.get("/open")
+    async def forgotten() -> None: ...
+
+    with pytest.raises(RuntimeError, match="/open declares no scope"):
+        check_scopes([router])
+    with pytest.raises(ValueError, match="no scope"):
+        needs("everything")
+
+    declared = APIRouter()
+    declared.get("/a", dependencies=[needs("node:read")])(forgotten)
+    declared.get("/b", dependencies=[public()])(forgotten)
+    check_scopes([declared])
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "attacker.example"},
+        {"host": "127.0.0.1.attacker.example"},
+        {"origin": "http://attacker.example"},
+        {"origin": "null"},
+        {"sec-fetch-site": "cross-site"},
+    ],
+    ids=str,
+)
+def test_without_keys_a_web_page_can_not_use_the_api(api: Api, headers: dict[str, str]) -> None:
+    answer = api.call("POST", "/v1/node/shutdown", headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (403, "origin_refused")
+    assert api.engine.running
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8080", "localhost:1", "LOCALHOST", "[::1]:8080", "127.1.2.3"])
+def test_without_keys_loopback_is_served_under_each_of_its_names(api: Api, host: str) -> None:
+    assert api.call("GET", "/v1/node", headers={"host": host}).status_code == 200
+
+
+def test_roles_are_bundles_of_scopes_and_admin_has_all() -> None:
+    assert set(ROLES["admin"]) == set(SCOPES)
+    assert ROLES["viewer"] < ROLES["operator"] < ROLES["admin"]
+    assert "node:shutdown" not in ROLES["operator"]
+
+
+def test_the_file_holds_no_key_and_only_its_owner_reads_it(keys: Path) -> None:
+    made = add_key(keys, "alice", role="viewer")
+    assert made not in keys.read_text()
+    assert len(made) > 40
+    if os.name != "nt":
+        assert stat.S_IMODE(keys.stat().st_mode) == 0o600
+    assert list(keys.parent.iterdir()) == [keys], "a temporary file was left"
+
+
+def test_a_name_is_there_once_and_can_be_revoked(keys: Path) -> None:
+    add_key(keys, "alice", role="viewer")
+    with pytest.raises(KeyFileError, match="already"):
+        add_key(keys, "alice", role="admin")
+    with pytest.raises(KeyFileError, match="not a name"):
+        add_key(keys, "a b", role="admin")
+    with pytest.raises(KeyFileError, match="no scope 'everything'"):
+        add_key(keys, "bob", scopes=("everything",))
+    revoke_key(keys, "alice")
+    assert read_keys(keys) == []
+    with pytest.raises(KeyFileError, match="no key named"):
+        revoke_key(keys, "alice")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"version": 2}', '{"keys": [{"name": "a"}]}'])
+def test_a_damaged_key_file_is_refused_and_named(keys: Path, content: str) -> None:
+    keys.parent.mkdir()
+    keys.write_text(content)
+    with pytest.raises(KeyFileError, match=r"keys\.json is not a key file"):
+        read_keys(keys)
+
+
+def test_the_command_makes_keys_that_the_service_asks_for(serve: Serve, tmp_path: Path) -> None:
+    base = SERVE[:-1] if SERVE[-1] == "serve" else SERVE
+    file = tmp_path / "my-keys.json"
+
+    def keys(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*base, "keys", *arguments, "--keys", str(file)]
+        return subprocess.run(
+            command, env=environment(tmp_path), capture_output=True, text=True, timeout=60, check=False
+        )
+
+    viewer = keys("add", "watcher", "--role", "viewer").stdout.strip()
+    kicker = keys("add", "kicker", "--scope", "connections:kick", "--scope", "connections:read").stdout.strip()
+    listed = keys("list").stdout.splitlines()
+    assert [line.split("\t")[:2] for line in listed] == [
+        ["watcher", "viewer"],
+        ["kicker", "connections:kick,connections:read"],
+    ]
+    assert keys("add", "watcher", "--role", "admin").returncode == 1
+    assert keys("add", "nobody").returncode == 2
+    assert {entry["name"] for entry in json.loads(file.read_text())["keys"]} == {"watcher", "kicker"}
+
+    server = serve(arguments=("--keys", str(file)))
+    assert any("with keys from" in line for line in server.lines)
+    assert server.http.get("/v1/connections").status_code == 401
+    server.http.headers["authorization"] = f"Bearer {kicker}"
+    client = server.connect()[0]
+    id = server.id_of(client)
+    kicked = server.http.delete(f"/v1/connections/{id}", params={"force": "true"})
+    assert kicked.status_code == 204
+    assert server.http.delete(f"/v1/connections/{id}", headers={"authorization": f"Bearer {viewer}"}).status_code == 403
+    assert f"kick by kicker on {id}: done" in server.log()
+    for secret in (viewer, kicker):
+        assert secret not in server.log()
+        assert secret not in "".join(server.lines)
+    assert keys("revoke", "watcher").returncode == 0
+    assert keys("revoke", "watcher").returncode == 1
