@@ -24,6 +24,8 @@ class Action:
 def action(request: Request, caller: Caller, verb: str, target: str) -> Iterator[Action]:
     """Logs the action when it is over. An engine's error leaves as the Problem that answers it."""
     current = Action()
+    if not target.isprintable():
+        target = ascii(target)  # it comes out of a URL, and could end the line
     try:
         yield current
     except (EngineError, Problem) as error:

@@ -15,10 +15,12 @@ from fastapi.params import Security as SecurityParameter
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from iocpd.api import problems
 from iocpd.api.keys import ALL_SCOPES, Caller, KeyRing
 from iocpd.api.problems import Problem
+from iocpd.api.settings import is_loopback
 
 LOCAL = Caller("local", ALL_SCOPES)
 """Who asks when there are no keys."""
@@ -28,10 +30,11 @@ _LOOPBACK_HOST = re.compile(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]+)?
 _bearer = HTTPBearer(auto_error=False, scheme_name="key", description="A key that `iocpd keys add` made.")
 
 
-def authenticate(keys: KeyRing | None, headers: Headers) -> Caller:
+def authenticate(keys: KeyRing | None, scope: Scope) -> Caller:
     """The caller of a request; Problem 401 or 403. `keys` is None when there is no key file."""
+    headers = Headers(scope=scope)
     if keys is None:
-        return _authenticate_local(headers)
+        return _authenticate_local(scope, headers)
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         detail = (
@@ -45,7 +48,11 @@ def authenticate(keys: KeyRing | None, headers: Headers) -> Caller:
     return caller
 
 
-def _authenticate_local(headers: Headers) -> Caller:
+def _authenticate_local(scope: Scope, headers: Headers) -> Caller:
+    if not is_loopback(scope["client"][0]):
+        raise Problem(
+            problems.ORIGIN_REFUSED, "without keys only this machine is served; make one with `iocpd keys add`"
+        )
     host = headers.get("host", "")
     if not _LOOPBACK_HOST.fullmatch(host):
         # A name that somebody else's DNS points here: the page behind it would be of the same origin as this API.
@@ -65,7 +72,9 @@ async def _authorise(
     caller: Caller = request.state.caller
     for scope in required.scopes:
         if scope not in caller.scopes:
-            detail = f"the key {caller.name!r} has no scope {scope}, which {request.method} {request.url.path} needs"
+            detail = (
+                f"the key {caller.name!r} has no scope {scope}, which {request.method} {request.scope['path']} needs"
+            )
             challenge = f'Bearer realm="iocpd", error="insufficient_scope", scope="{scope}"'
             raise Problem(problems.SCOPE_MISSING, detail, headers={"www-authenticate": challenge})
     return caller

@@ -8,7 +8,6 @@ details where an answer is possible.
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -17,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import uvicorn
+from pydantic_core import to_json
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -219,7 +219,7 @@ def _headers_too_large() -> Problem:
 
 def _plain(problem: Problem) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     request_id = os.urandom(16).hex()
-    body = json.dumps(problems.body_of(problem, request_id)).encode()
+    body = to_json(problems.body_of(problem, request_id))
     headers = [
         (b"content-type", problems.MEDIA_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),

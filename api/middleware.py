@@ -59,13 +59,18 @@ class RequestMiddleware:
 
         try:
             if scope["path"].startswith(_GUARDED):
-                scope["state"]["caller"] = authenticate(self.context.keys, headers)
+                scope["state"]["caller"] = authenticate(self.context.keys, scope)
             bounded = await _bounded_receive(headers, receive, self.context.settings.max_body_bytes)
             await self.app(scope, bounded, send_and_note)
         except Problem as problem:
             await response_of(problem, scope)(scope, receive, send_and_note)
+        except asyncio.CancelledError:
+            # The HTTP server stops, and this request is in its way. The task ends here, so there is nobody to pass it
+            # on to.
+            if not status:
+                await response_of(Problem(problems.ENGINE_STOPPED), scope)(scope, receive, send_and_note)
         except Exception:
-            _log.exception("%s %s failed (request %s)", scope["method"], scope["path"], request_id)
+            _log.exception("%s %r failed (request %s)", scope["method"], scope["path"], request_id)
             if status:
                 raise  # too late for an answer: the server cuts the connection
             await response_of(Problem(problems.INTERNAL_ERROR), scope)(scope, receive, send_and_note)

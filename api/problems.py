@@ -4,13 +4,13 @@ Routes raise `Problem`, or let the engine's exceptions through; the handlers her
 Starlette raise, into application/problem+json.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -234,7 +234,7 @@ def response_of(problem: Problem, scope: Scope) -> Response:
     if problem.kind.retry_after_s is not None:
         headers.setdefault("retry-after", str(problem.kind.retry_after_s))
     body = body_of(problem, scope.get("state", {}).get("request_id", ""))
-    return Response(json.dumps(body, ensure_ascii=False), problem.kind.status, headers, MEDIA_TYPE)
+    return Response(to_json(body), problem.kind.status, headers, MEDIA_TYPE)
 
 
 def from_http_exception(request: Request, error: HTTPException) -> Problem:
@@ -244,7 +244,7 @@ def from_http_exception(request: Request, error: HTTPException) -> Problem:
     kind = _BY_STATUS.get(error.status_code)
     if kind is None:
         return Problem(Kind(f"http_{error.status_code}", error.status_code, str(error.detail), ""), str(error.detail))
-    path = request.url.path
+    path = f"{request.scope['path']:.200}"
     if kind is ROUTE_UNKNOWN:
         return Problem(kind, f"there is nothing at {path}; /openapi.json lists what there is")
     if kind is METHOD_NOT_ALLOWED:

@@ -7,6 +7,7 @@ once.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -14,6 +15,8 @@ import socket
 import sys
 from datetime import UTC, datetime
 from types import FrameType
+
+import prometheus_client
 
 from iocpd.api.app import create_app
 from iocpd.api.http_server import HttpServer, ListenFailure, listen
@@ -43,6 +46,8 @@ def serve(settings: Settings) -> int:
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
+    # As many series again, and nobody reads them.
+    prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     keys = _load_keys(settings)
     settings, limit_note = _within_file_limit(settings)
     try:
@@ -75,20 +80,25 @@ class _Service:
 
     async def run(self, listener: socket.socket) -> int:
         self._take_signals(asyncio.get_running_loop())
-        try:
-            self._engine.start()
-        except EngineError as error:
-            raise StartFailure(" ".join(str(error).split())) from None
         metrics = RequestMetrics()
         app = create_app(
             self._engine, self._settings, keys=self._keys, on_shutdown=self._stopping.set, request_metrics=metrics
         )
+        try:
+            self._engine.start()
+        except EngineError as error:
+            raise StartFailure(" ".join(str(error).split())) from None
         server = HttpServer(app, self._settings, metrics)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        await server.ready.wait()
-        self._announce()
-
-        await self._stopping.wait()
+        if await _happens(server.ready, unless=serving):
+            # What exists now stays; without it, a collection while somebody lists connections has little to look
+            # through.
+            gc.collect()
+            gc.freeze()
+            self._announce()
+        if not await _happens(self._stopping, unless=serving):
+            _log.error("the HTTP server has ended by itself")
+            self._begin_stop("no API")
         status = await self._join()
         server.should_exit = True
         await serving
@@ -146,6 +156,14 @@ class _Service:
             "stopped: %d connections drained, %d cut off", progress.initial - progress.cancelled, progress.cancelled
         )
         return 0
+
+
+async def _happens(event: asyncio.Event, *, unless: asyncio.Task[None]) -> bool:
+    """Waits for the event; False if the task ended without it."""
+    waiter = asyncio.create_task(event.wait())
+    await asyncio.wait({waiter, unless}, return_when=asyncio.FIRST_COMPLETED)
+    waiter.cancel()
+    return event.is_set()
 
 
 def say(line: str) -> None:

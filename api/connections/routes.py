@@ -52,7 +52,7 @@ async def list_connections(request: Request, context: ContextDep, query: Annotat
     once, and none that came after the first page is.
     """
     page = service.list_connections(context, query, query.limit, query.cursor, query.count)
-    links = link_next(request.url.path, request.query_params.multi_items(), page["next_cursor"])
+    links = link_next(request.scope["path"], request.query_params.multi_items(), page["next_cursor"])
     return json_response(page, headers=links)
 
 
@@ -68,7 +68,7 @@ async def list_closed(
 ) -> Response:
     """Connections that have ended, newest first; the engine remembers `closed_capacity` of them for each worker."""
     page = service.list_closed(context, limit, cursor)
-    links = link_next(request.url.path, request.query_params.multi_items(), page["next_cursor"])
+    links = link_next(request.scope["path"], request.query_params.multi_items(), page["next_cursor"])
     return json_response(page, headers=links)
 
 

@@ -22,7 +22,7 @@ router = APIRouter(
     responses=problems.responses(*problems.AUTHORISED, *problems.EVERYWHERE),
 )
 
-# Handed to the engine, and nothing heard of it yet.
+# Not refused within the shortest timeout, so it is queued.
 _UNDER_WAY = Report(matched=1, queued=1, written=0, skipped_slow=0, closed_before_write=0, failed=0, done=False)
 
 

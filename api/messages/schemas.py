@@ -11,7 +11,10 @@ class SendQuery(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    timeout: CommandTimeout = Field(default=5.0, description="how long to wait for the report to be final")
+    # A worker says within microseconds whether it queues a message; an answer before that could only guess.
+    timeout: CommandTimeout = Field(
+        default=5.0, ge=0.1, description="how long to wait for the report to be final, at least 100ms"
+    )
 
 
 class ReportView(BaseModel):

@@ -333,6 +333,7 @@ void connection_drain(struct connection *connection, enum iocpd_reason reason, s
         if (farewell) connection_queue_payload(connection, farewell, NULL); /* full or no memory: it ends without one */
         u32_store(&connection->reason, reason);
         u32_store(&connection->state, IOCPD_DRAINING);
+        connection->worker->open_count--;
         connection->over_soft_ns = 0;
         touch(connection);
     }
@@ -345,6 +346,8 @@ void connection_terminate(struct connection *connection, enum iocpd_reason reaso
     worker_assert_owner(connection->worker);
     if (connection->state == IOCPD_CLOSING_STATE) return;
     if (connection->reason == IOCPD_REASON_NONE) u32_store(&connection->reason, reason);
+    if (connection->state == IOCPD_OPEN) connection->worker->open_count--;
+    connection->worker->closing_count++;
     u32_store(&connection->state, IOCPD_CLOSING_STATE);
     if (reset) platform_socket_reset_on_close(connection->socket.handle);
     timers_clear(&connection->worker->timers, connection);
@@ -383,6 +386,7 @@ static void finish(struct connection *connection) {
     struct iocpd_ticket *waiter = connection->waiters;
     uint32_t listener = connection->listener;
     connection->waiters = NULL;
+    worker->closing_count--;
     table_give(&worker->table, connection);
     while (waiter) { /* only now: who waits may look for it in the table */
         struct iocpd_ticket *next = waiter->next_waiter;

@@ -173,6 +173,8 @@ static uint64_t random_next(struct worker *worker) { /* xorshift: jitter needs n
 
 /* The next connection of this worker that the phase still has to do something with; goes round the table. */
 static struct connection *evict_candidate(struct worker *worker, bool hard) {
+    /* When all are on their way out, the table is not searched in each turn. */
+    if (hard ? worker->table.used == worker->closing_count : worker->open_count == 0) return NULL;
     for (uint32_t looked = 0; looked < worker->table.high; looked++) {
         if (worker->evict_slot >= worker->table.high) worker->evict_slot = 0;
         struct connection *connection = table_at(&worker->table, worker->evict_slot++);

@@ -2,43 +2,45 @@
  *
  * How an I/O completion port really behaves, and what follows for this file:
  *
- * A completion port is a queue of packets in the kernel. A handle is bound to one port for its whole life, with a key of
- * pointer width: here the port_socket or the port_listener. An operation is an OVERLAPPED that we lend to the kernel. Its
- * packet brings key and OVERLAPPED back. Until then the OVERLAPPED and the bytes belong to the kernel, and nothing that we
- * could do shortens that: closing the handle doesn't, and closing the port neither cancels nor wakes anything. So memory
- * is let go of when the packet is here, and never on a timer.
+ * A completion port is a queue of packets in the kernel. A handle is bound to one port for its whole life, with a key
+ * of pointer width: here the port_socket or the port_listener. An operation is an OVERLAPPED that we lend to the
+ * kernel. Its packet brings key and OVERLAPPED back. Until then the OVERLAPPED and the bytes belong to the kernel,
+ * and nothing that we could do shortens that: closing the handle doesn't, and closing the port neither cancels nor
+ * wakes anything. So memory is let go of when the packet is here, and never on a timer.
  *
- * CancelIoEx is a request. The packet still comes, and may report success, because the operation may have ended a moment
- * earlier; ERROR_NOT_FOUND says just that. Its result is therefore never looked at. We cancel and reap before we close:
- * closing first leaves it to the provider when the packet comes and what it says.
+ * CancelIoEx is a request. The packet still comes, and may report success, because the operation may have ended a
+ * moment earlier; ERROR_NOT_FOUND says just that. Its result is therefore never looked at. We cancel and reap before
+ * we close: closing first leaves it to the provider when the packet comes and what it says.
  *
- * An operation may end at once. By default the packet comes all the same. FILE_SKIP_COMPLETION_PORT_ON_SUCCESS saves that
- * packet, but only where the socket is a true kernel handle (XP1_IFS_HANDLES): a layered provider may send it anyhow. We
- * ask each socket, and where the answer is no, we wait for the packet; an outcome is never taken twice. What ended at once
- * joins the packets in one queue, the ready list, at its tail. A call to wait serves what the list held at its beginning, so
- * that a socket whose every call ends at once can't hold up the others. A call that fails at once sends no packet; it joins
- * the list too, and the engine learns of each broken connection in one way.
+ * An operation may end at once. By default the packet comes all the same. FILE_SKIP_COMPLETION_PORT_ON_SUCCESS saves
+ * that packet, but only where the socket is a true kernel handle (XP1_IFS_HANDLES): a layered provider may send it
+ * anyhow. We ask each socket, and where the answer is no, we wait for the packet; an outcome is never taken twice.
+ * What ended at once joins the packets in one queue, the ready list, at its tail. A call to wait serves what the list
+ * held at its beginning, so that a socket whose every call ends at once can't hold up the others. A call that fails
+ * at once sends no packet; it joins the list too, and the engine learns of each broken connection in one way.
  *
- * A receive pins its buffer while it pends. A thousand idle connections would pin a thousand buffers. A WSARecv of zero bytes
- * pins nothing and ends when there is something to read: data, end of file or an error. Only then is a buffer taken, and a
- * second WSARecv fills it, nearly always at once. Then zero bytes again, even if the buffer came back full: if there is
- * more, that call ends at once, and if there isn't, no buffer is held. A receive is always pending on an open connection;
- * it is what tells a reset from an end of file.
+ * A receive pins its buffer while it pends. A thousand idle connections would pin a thousand buffers. A WSARecv of
+ * zero bytes pins nothing and ends when there is something to read: data, end of file or an error. Only then is a
+ * buffer taken, and a second WSARecv fills it, nearly always at once. Then zero bytes again, even if the buffer came
+ * back full: if there is more, that call ends at once, and if there isn't, no buffer is held. A receive is always
+ * pending on an open connection; it is what tells a reset from an end of file.
  *
- * AcceptEx takes a socket that we must make beforehand. When it asks for data as well, a silent client occupies it; we ask
- * for none. When no AcceptEx is posted, clients wait in the backlog, so a pool of them is, and each is posted anew before
- * its connection is handed on. An accepted socket is half a socket until SO_UPDATE_ACCEPT_CONTEXT: getpeername and shutdown
- * fail without it. When one client has gone, its AcceptEx fails, which says nothing of the next: post again at once. When
- * there is no handle or no memory, posting again at once would spin: the slot stays empty for 100 ms.
+ * AcceptEx takes a socket that we must make beforehand. When it asks for data as well, a silent client occupies it;
+ * we ask for none. When no AcceptEx is posted, clients wait in the backlog, so a pool of them is, and each is posted
+ * anew before its connection is handed on. An accepted socket is half a socket until SO_UPDATE_ACCEPT_CONTEXT:
+ * getpeername and shutdown fail without it. When one client has gone, its AcceptEx fails, which says nothing of the
+ * next: post again at once. When there is no handle or no memory, posting again at once would spin: the slot stays
+ * empty for 100 ms.
  *
- * The packet's error has been through RtlNtStatusToDosError when GetLastError shows it, and that makes one of several kinds
- * of disconnect. OVERLAPPED.Internal still has the NTSTATUS, and that is what is mapped here. It is documented so.
+ * The error that GetLastError gives for a packet has been through RtlNtStatusToDosError, which makes one of several
+ * kinds of disconnect. OVERLAPPED.Internal still holds the NTSTATUS (its documentation calls it the status code of
+ * the request), and that is what is mapped here.
  *
- * PostQueuedCompletionStatus needs memory, so it may fail. A wake or an exit that couldn't be posted is noted in the port,
- * and no wait sleeps longer than a second without a look at the note.
+ * PostQueuedCompletionStatus needs memory, so it may fail. A wake or an exit that couldn't be posted is noted in the
+ * port, and no wait sleeps longer than a second without a look at the note.
  *
- * GetQueuedCompletionStatusEx takes many packets in one call. It reports success for the call; each packet has its own
- * status.
+ * GetQueuedCompletionStatusEx takes many packets in one call. It reports success for the call; each packet has its
+ * own status.
  */
 #include "port.h"
 
@@ -123,7 +125,7 @@ static_assert(offsetof(struct accept_slot, operation) == 0, "per-I/O data is the
 static_assert(offsetof(struct iocp_port, base) == 0, "a driver's port starts with the common part");
 static_assert(sizeof(ULONG_PTR) == sizeof(void *), "a completion key holds a pointer");
 
-/* ---- errors --------------------------------------------------------------------------------------------------------- */
+/* ---- errors ----------------------------------------------------------------------------------------------------- */
 
 /* `os_error` is an NTSTATUS (negative) from a packet, or an error number (positive) of a call that failed at once. */
 static enum port_error error_of(int32_t os_error) {
@@ -144,7 +146,6 @@ static enum port_error error_of(int32_t os_error) {
     case 0xC00000C9u: /* STATUS_NETWORK_NAME_DELETED */
     case 0xC00000C4u: /* STATUS_UNEXPECTED_NETWORK_ERROR */
     case ERROR_NETNAME_DELETED:
-    case ERROR_UNEXP_NET_ERR:
     case WSAENETRESET:
     case WSAECONNABORTED:
     case WSAECONNRESET: return PORT_RESET;
@@ -153,7 +154,6 @@ static enum port_error error_of(int32_t os_error) {
     case 0xC000013Fu: /* STATUS_LINK_TIMEOUT */
     case 0xC000023Cu: /* STATUS_NETWORK_UNREACHABLE */
     case 0xC000023Du: /* STATUS_HOST_UNREACHABLE */
-    case ERROR_SEM_TIMEOUT:
     case WSAENETUNREACH:
     case WSAEHOSTUNREACH:
     case WSAETIMEDOUT: return PORT_TIMED_OUT;
@@ -167,12 +167,8 @@ static enum port_error error_of(int32_t os_error) {
     case 0xC000011Fu: /* STATUS_TOO_MANY_OPENED_FILES */
     case 0xC000013Du: /* STATUS_REMOTE_RESOURCES */
     case 0xC0000209u: /* STATUS_TOO_MANY_ADDRESSES */
-    case ERROR_TOO_MANY_OPEN_FILES:
     case ERROR_NOT_ENOUGH_MEMORY:
-    case ERROR_OUTOFMEMORY:
     case ERROR_NO_SYSTEM_RESOURCES:
-    case ERROR_WORKING_SET_QUOTA:
-    case ERROR_COMMITMENT_LIMIT:
     case ERROR_NOT_ENOUGH_QUOTA:
     case WSAEMFILE:
     case WSAENOBUFS: return PORT_NO_RESOURCES;
@@ -181,7 +177,7 @@ static enum port_error error_of(int32_t os_error) {
     }
 }
 
-/* ---- lists ---------------------------------------------------------------------------------------------------------- */
+/* ---- lists ------------------------------------------------------------------------------------------------------ */
 
 static void list_push(struct operation_list *list, struct port_operation *operation) {
     operation->next = NULL;
@@ -199,11 +195,12 @@ static struct port_operation *list_pop(struct operation_list *list) {
     return operation;
 }
 
-/* ---- life of a port --------------------------------------------------------------------------------------------------- */
+/* ---- life of a port --------------------------------------------------------------------------------------------- */
 
 static int extension(socket_t handle, GUID id, void *function, DWORD function_bytes) {
     DWORD bytes;
-    return WSAIoctl(handle, SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof id, function, function_bytes, &bytes, NULL, NULL)
+    return WSAIoctl(handle, SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof id, function, function_bytes, &bytes, NULL,
+                    NULL)
                ? WSAGetLastError()
                : 0;
 }
@@ -264,8 +261,8 @@ static int iocp_port_attach(struct port *base, struct port_socket *socket) {
     port_assert_owner(base);
     if (!CreateIoCompletionPort((HANDLE)socket->handle, port->handle, (ULONG_PTR)socket, 0)) return (int)GetLastError();
     const UCHAR modes = FILE_SKIP_COMPLETION_PORT_ON_SUCCESS | FILE_SKIP_SET_EVENT_ON_HANDLE;
-    bool skips = provider_has_true_handles(socket->handle) &&
-                 SetFileCompletionNotificationModes((HANDLE)socket->handle, modes);
+    bool skips =
+        provider_has_true_handles(socket->handle) && SetFileCompletionNotificationModes((HANDLE)socket->handle, modes);
     socket->flags = skips ? SOCKET_SKIPS : 0;
     return 0;
 }
@@ -277,7 +274,7 @@ static void iocp_port_release(struct port *base, struct port_socket *socket) {
     socket->handle = SOCKET_NONE;
 }
 
-/* ---- what every operation does --------------------------------------------------------------------------------------- */
+/* ---- what every operation does ---------------------------------------------------------------------------------- */
 
 static void operation_begin(struct iocp_port *port, struct port_operation *operation, uint8_t kind) {
     port_begin(&port->base, operation);
@@ -304,36 +301,40 @@ static void operation_cancel(socket_t handle, struct port_operation *operation) 
     CancelIoEx((HANDLE)handle, &operation->overlapped); /* whatever it returns, the outcome will come */
 }
 
-/* ---- accept --------------------------------------------------------------------------------------------------------- */
+/* ---- accept ----------------------------------------------------------------------------------------------------- */
 
-/* Posts one AcceptEx. 0, or why it can't be done now. */
-static int accept_post(struct iocp_port *port, struct accept_slot *slot) {
+/* One AcceptEx. 0, or why the call failed. */
+static int accept_start(struct accept_slot *slot) {
     struct accept_pool *pool = slot->pool;
-    struct port_listener *listener = pool->listener;
-    int error = 0;
-    /* Of a client that has gone already the call itself may complain: the next one is waiting. */
-    for (int attempt = 0; attempt < PORT_ACCEPTS_MAX; attempt++) {
-        slot->handle = WSASocketW(listener->family, SOCK_STREAM, IPPROTO_TCP, NULL, 0,
-                                  WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT);
-        if (slot->handle == SOCKET_NONE) return WSAGetLastError();
-        slot->operation.kind = OPERATION_ACCEPT;
-        slot->operation.state = STATE_POSTED;
-        memset(&slot->operation.overlapped, 0, sizeof slot->operation.overlapped);
+    const DWORD flags = WSA_FLAG_OVERLAPPED | WSA_FLAG_NO_HANDLE_INHERIT;
+    slot->handle = WSASocketW(pool->listener->family, SOCK_STREAM, IPPROTO_TCP, NULL, 0, flags);
+    if (slot->handle == SOCKET_NONE) return WSAGetLastError();
+    slot->operation.kind = OPERATION_ACCEPT;
+    slot->operation.state = STATE_POSTED;
+    memset(&slot->operation.overlapped, 0, sizeof slot->operation.overlapped);
+    DWORD bytes;
+    BOOL done = pool->accept_ex(pool->listener->handle, slot->handle, slot->addresses, 0, ADDRESS_BYTES, ADDRESS_BYTES,
+                                &bytes, &slot->operation.overlapped);
+    int error = done ? 0 : WSAGetLastError();
+    if (error == 0 || error == WSA_IO_PENDING) { /* the listener skips no packet: one follows in both cases */
         pool->posted++;
-        /* The listener doesn't skip packets, so one follows even if the call ends at once. */
-        DWORD bytes;
-        if (pool->accept_ex(listener->handle, slot->handle, slot->addresses, 0, ADDRESS_BYTES, ADDRESS_BYTES, &bytes,
-                            &slot->operation.overlapped))
-            return 0;
-        error = WSAGetLastError();
-        if (error == WSA_IO_PENDING) return 0;
-        pool->posted--;
-        slot->operation.state = 0;
-        platform_socket_close(slot->handle);
-        slot->handle = SOCKET_NONE;
-        if (error_of(error) != PORT_RESET) return error;
-        u64_bump(&port->base.counters.accept_errors, 1);
+        return 0;
     }
+    slot->operation.state = 0;
+    platform_socket_close(slot->handle);
+    slot->handle = SOCKET_NONE;
+    return error;
+}
+
+/* Fills one slot. 0, or why it can't be done now. */
+static int accept_post(struct iocp_port *port, struct accept_slot *slot) {
+    int error = accept_start(slot);
+    /* Of a client that has gone already the call itself may complain: the next one is waiting. */
+    for (int again = 1; error_of(error) == PORT_RESET && again < PORT_ACCEPTS_MAX; again++) {
+        u64_bump(&port->base.counters.accept_errors, 1);
+        error = accept_start(slot);
+    }
+    if (error) u64_bump(&port->base.counters.accept_errors, 1);
     return error;
 }
 
@@ -356,7 +357,6 @@ static void accept_report(struct iocp_port *port, struct port_listener *listener
 }
 
 static void accept_back_off(struct iocp_port *port, struct accept_pool *pool, int32_t os_error) {
-    u64_bump(&port->base.counters.accept_errors, 1);
     pool->retry_at_ns = platform_monotonic_ns() + RETRY_MS * INT64_C(1000000);
     accept_report(port, pool->listener, os_error);
 }
@@ -485,7 +485,7 @@ static bool listener_serve(struct iocp_port *port, struct port_listener *listene
     return true;
 }
 
-/* ---- receive -------------------------------------------------------------------------------------------------------- */
+/* ---- receive ---------------------------------------------------------------------------------------------------- */
 
 /* True: the outcome is here. */
 static bool receive_start(struct port_socket *socket, uint8_t state, port_slice *into) {
@@ -585,7 +585,7 @@ static bool receive_serve(struct iocp_port *port, struct port_socket *socket, st
     return true;
 }
 
-/* ---- send ----------------------------------------------------------------------------------------------------------- */
+/* ---- send ------------------------------------------------------------------------------------------------------- */
 
 static int iocp_port_send(struct port *base, struct port_socket *socket) {
     struct iocp_port *port = iocp_port(base);
@@ -618,7 +618,7 @@ static bool send_serve(struct iocp_port *port, struct port_socket *socket, struc
     return true;
 }
 
-/* ---- wait and post --------------------------------------------------------------------------------------------------- */
+/* ---- wait and post ---------------------------------------------------------------------------------------------- */
 
 /* Packets from the kernel to the ready list. False: the call itself failed. */
 static bool take_packets(struct iocp_port *port, DWORD timeout_ms) {

@@ -38,7 +38,7 @@ enum {
     SQ_ENTRIES = 1024,
     CQ_ENTRIES = 8 * SQ_ENTRIES, /* a full submission queue of multishot receives may answer many times */
     RING_ENTRIES = 4096,         /* provided buffers: how many the ring can hold */
-    RING_FIRST = 1024,           /* and how many it holds at first; twice as many each time it runs dry */
+    RING_FIRST = 256,            /* and how many it holds at first; twice as many each time it runs dry */
     GROUP = 0,
 };
 

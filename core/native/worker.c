@@ -206,6 +206,7 @@ static void connection_begin(struct connection *connection, const struct adoptio
     u64_store_release(&connection->pending_bytes, 0);
     u32_store_release(&connection->state, IOCPD_OPEN);
     table_write_end(connection);
+    connection->worker->open_count++;
 }
 
 void worker_adopt(struct worker *worker, const struct adoption *adoption) {

@@ -47,6 +47,7 @@ struct worker {
     struct buffer_pool pool;
     struct closed_ring closed;
 
+    uint32_t open_count, closing_count; /* connections in these states */
     struct connection *dirty;        /* have something to send or to decide at the end of the turn */
     struct connection *relay_paused; /* senders that wait until relayed messages are fewer */
     struct port_gather *gathers;     /* spare ones */

@@ -163,5 +163,7 @@ def test_accepting_goes_on_after_the_handles_ran_out(backend: str) -> None:
             client.close()
         for client in clients[served : 2 * served]:
             assert client.echoes(b"x")
+        for client in clients:
+            client.close()
         process.stdin.close()
         assert process.wait(PATIENCE) == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -11,7 +13,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from iocpd.api.connections.schemas import ClosedPage, ConnectionPage
 from iocpd.api.keys import SCOPES
-from iocpd.core import Engine, EngineStopped
+from iocpd.core import (
+    ConnectionClosing,
+    ConnectionEnded,
+    Engine,
+    EngineBusy,
+    EngineError,
+    EngineStopped,
+    Report,
+    SendQueueFull,
+)
 from tests.integration.conftest import Api
 from tests.support import connect, eventually
 
@@ -147,6 +158,57 @@ def test_an_engine_that_has_stopped_answers_503(api: Api, monkeypatch: pytest.Mo
     assert api.call("GET", "/readyz").status_code == 503
     assert api.call("GET", "/startupz").status_code == 503
     assert api.call("GET", "/livez").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (ConnectionClosing(1), 409, "connection_closing"),
+        (SendQueueFull(1), 429, "send_queue_full"),
+        (EngineBusy(), 503, "engine_busy"),
+        (EngineStopped(), 503, "engine_stopped"),
+        (ConnectionEnded(1, None), 410, "connection_ended"),
+        (EngineError("unexpected"), 500, "internal_error"),
+        (MemoryError("no memory"), 500, "internal_error"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "later"])
+def test_each_refusal_of_the_engine_has_its_answer(
+    api: Api, monkeypatch: pytest.MonkeyPatch, error: Exception, status: int, code: str, late: bool
+) -> None:
+    def refuse(*_: object) -> Future[Report]:
+        if not late:
+            raise error
+        future: Future[Report] = Future()
+        threading.Timer(0.02, future.set_exception, [error]).start()
+        return future
+
+    monkeypatch.setattr(Engine, "submit_send", refuse)
+    client = connect(api.engine, 1)[0]
+    id = api.call("GET", "/v1/connections").json()["items"][0]["id"]
+    answer = api.call("POST", f"/v1/connections/{id}/messages", json={"text": "x"})
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert ("retry-after" in answer.headers) == (code in ("send_queue_full", "engine_busy"))
+    assert client.echoes(b"x")
+
+
+def test_a_send_that_is_not_done_in_time_is_reported_as_under_way(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    futures: list[Future[Report]] = []
+
+    def never(*_: object) -> Future[Report]:
+        futures.append(Future())
+        return futures[-1]
+
+    monkeypatch.setattr(Engine, "submit_send", never)
+    client = connect(api.engine, 1)[0]
+    id = api.call("GET", "/v1/connections").json()["items"][0]["id"]
+    answer = api.call("POST", f"/v1/connections/{id}/messages?timeout=100ms", json={"text": "x"})
+    assert answer.status_code == 200
+    assert answer.json()["done"] is False
+    assert not futures[0].cancelled()
+    futures[0].set_result(Report(1, 1, 1, 0, 0, 0, True))
+    assert client
 
 
 def test_a_request_id_is_echoed_or_made(api: Api) -> None:

@@ -45,6 +45,31 @@ def test_a_line_says_what_listens_where_on_which_backend_and_why(serve: Serve, b
     assert Client(server.port).echoes(b"hello")
 
 
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback")
+def test_both_sides_listen_on_ipv6(tmp_path: Path, backend: str) -> None:
+    with Server(tmp_path, backend, tcp=("[::1]:0/echo", "[::]:0/echo"), arguments=("--http", "[::1]:0")) as server:
+        assert server.url.startswith("http://[::1]:")
+        clients = [
+            Client(server.ports[0], "::1"),
+            Client(server.ports[1], "::1"),
+            Client(server.ports[1], "127.0.0.1"),
+        ]
+        assert all(client.echoes(b"hello") for client in clients)
+        found = sorted((row["listener"], row["peer"]["ip"]) for row in server.everything())
+        assert found == [(0, "::1"), (1, "127.0.0.1"), (1, "::1")]
+        assert len(server.everything(ip="::1")) == 2
+        assert len(server.everything(ip="127.0.0.1")) == 1
+
+
 @pytest.mark.parametrize("what", ["--tcp", "--http"])
 def test_a_port_that_is_taken_is_one_line_and_no_traceback(tmp_path: Path, what: str) -> None:
     with socket.socket() as taken:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import selectors
 import socket
 import time
@@ -37,11 +37,9 @@ def read_all(connections: list[socket.socket], size: int) -> list[bytes]:
             for key, _ in selector.select(1.0):
                 connection = key.fileobj
                 assert isinstance(connection, socket.socket)
-                try:
+                data = b""
+                with contextlib.suppress(ConnectionResetError):
                     data = connection.recv(size - len(received[connection]))
-                except OSError as error:
-                    assert error.errno == errno.ECONNRESET
-                    data = b""
                 received[connection] += data
                 if not data or len(received[connection]) == size:
                     selector.unregister(connection)

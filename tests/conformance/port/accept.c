@@ -31,7 +31,8 @@ static void addresses_of_both_ends_are_right(struct rig *rig) {
     UNTIL(rig, rig->accepted_count == 1);
     CHECK(is_at(&rig->accepted[0].peer, loopback_v4, client_port(client)));
     CHECK(is_at(&rig->accepted[0].local, loopback_v4, rig->at[0].port));
-    struct platform_address peer, local; /* and the socket itself says so, which an AcceptEx without its context doesn't */
+    struct platform_address peer,
+        local; /* and the socket itself says so, which an AcceptEx without its context doesn't */
     CHECK(platform_socket_addresses(rig->accepted[0].handle, &peer, &local) == 0);
     CHECK(is_at(&peer, loopback_v4, client_port(client)) && is_at(&local, loopback_v4, rig->at[0].port));
     client_close(client);
@@ -111,7 +112,8 @@ static void silent_client_does_not_hold_up_others(struct rig *rig) {
     rig_accept(rig, 0);
     for (int i = 0; i < SILENT; i++) silent[i] = client_open(&rig->at[0], 4);
     UNTIL(rig, rig->accepted_count == SILENT); /* not one of them has sent a byte */
-    for (; rig->accepted_taken < SILENT; rig->accepted_taken++) rig_receive(rig, rig_attach(rig, &rig->accepted[rig->accepted_taken]));
+    for (; rig->accepted_taken < SILENT; rig->accepted_taken++)
+        rig_receive(rig, rig_attach(rig, &rig->accepted[rig->accepted_taken]));
     socket_t talker;
     struct connection *connection = rig_connect(rig, &talker);
     rig_receive(rig, connection);
@@ -206,12 +208,13 @@ static void connection_accepted_on_one_port_lives_on_another(struct rig *rig) {
     client_close(client);
 }
 
-/* ---- no handles left -------------------------------------------------------------------------------------------------------- */
+/* ---- no handles left -------------------------------------------------------------------------------------------- */
 
 #ifdef _WIN32
 
 static void no_handle_limit(void) {
-    SKIP("Windows has no limit on a process's handles that a test could lower; see accept_backs_off_while_no_socket_can_be_made");
+    SKIP("Windows has no limit on a process's handles that a test could lower; see "
+         "accept_backs_off_while_no_socket_can_be_made");
 }
 static void accept_goes_on_after_handles_ran_out(struct rig *rig) { (void)rig, no_handle_limit(); }
 static void accept_cancelled_while_out_of_handles_ends_once(struct rig *rig) { (void)rig, no_handle_limit(); }
@@ -240,7 +243,8 @@ static void accept_backs_off_while_no_socket_can_be_made(struct rig *rig) {
 static void accept_wakes_an_endless_wait_to_try_again(struct rig *rig) {
     rig_listen(rig, 0, 4, false);
     u32_store(&faults.sockets, 1);
-    CHECK(rig->driver->accept(rig->port, &rig->listeners[0]) == WSAEMFILE); /* not one could be posted: an error, no event */
+    CHECK(rig->driver->accept(rig->port, &rig->listeners[0]) ==
+          WSAEMFILE); /* not one could be posted: an error, no event */
     CHECK(rig->port->pending == 0);
     rig_quiet(rig, 10000000);
     rig_accept(rig, 0);

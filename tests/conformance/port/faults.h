@@ -1,7 +1,7 @@
 /* faults.h: system calls that fail when a test wants them to.
  *
- * Given to the compiler with -include (/FI) for the Windows build: it takes in the system's headers first, and then renames
- * the few calls of port_iocp.c whose failure can't be brought about otherwise.
+ * Given to the compiler with -include (/FI) for the Windows build: it takes in the system's headers first, and then
+ * renames the few calls of port_iocp.c whose failure can't be brought about otherwise.
  */
 #ifndef IOCPD_CONFORMANCE_FAULTS_H
 #define IOCPD_CONFORMANCE_FAULTS_H
@@ -12,14 +12,15 @@
 
 /* How many of the next calls fail; atomic. */
 struct faults {
-    uint32_t sockets; /* WSASocketW, with WSAEMFILE */
-    uint32_t posts;   /* PostQueuedCompletionStatus */
+    uint32_t sockets;  /* WSASocketW, with WSAEMFILE */
+    uint32_t posts;    /* PostQueuedCompletionStatus */
     uint32_t contexts; /* setsockopt(SO_UPDATE_ACCEPT_CONTEXT) */
-    bool no_skip;     /* SetFileCompletionNotificationModes, always */
+    bool no_skip;      /* SetFileCompletionNotificationModes, always */
 };
 extern struct faults faults;
 
-SOCKET WSAAPI faults_WSASocketW(int family, int type, int protocol, WSAPROTOCOL_INFOW *provider, GROUP group, DWORD flags);
+SOCKET WSAAPI faults_WSASocketW(int family, int type, int protocol, WSAPROTOCOL_INFOW *provider, GROUP group,
+                                DWORD flags);
 BOOL WINAPI faults_PostQueuedCompletionStatus(HANDLE port, DWORD bytes, ULONG_PTR key, OVERLAPPED *overlapped);
 BOOL WINAPI faults_SetFileCompletionNotificationModes(HANDLE handle, UCHAR modes);
 int WSAAPI faults_setsockopt(SOCKET handle, int level, int name, const char *value, int bytes);

@@ -24,7 +24,7 @@ enum { GROUPS = sizeof groups / sizeof groups[0] };
 
 static const char *test_name = "";
 
-/* ---- how a test ends --------------------------------------------------------------------------------------------------- */
+/* ---- how a test ends -------------------------------------------------------------------------------------------- */
 
 void test_failed(const char *file, int line, const char *format, ...) {
     va_list arguments;
@@ -48,7 +48,7 @@ void test_skipped(const char *format, ...) {
     _Exit(0);
 }
 
-/* ---- drivers ------------------------------------------------------------------------------------------------------------ */
+/* ---- drivers ---------------------------------------------------------------------------------------------------- */
 
 static const struct port_driver *driver_called(const char *name) {
 #ifdef _WIN32
@@ -69,7 +69,7 @@ static bool is_for(const struct test *test, const struct port_driver *driver) {
     return !test->driver || strcmp(test->driver, driver->name) == 0;
 }
 
-/* ---- a driver that never comes back ----------------------------------------------------------------------------------------- */
+/* ---- a driver that never comes back ----------------------------------------------------------------------------- */
 
 enum { WATCH_S = 40 };
 
@@ -127,7 +127,7 @@ static int run_one(const struct test *test, const struct port_driver *driver) {
     return 0;
 }
 
-/* ---- every test in a process of its own ------------------------------------------------------------------------------------ */
+/* ---- every test in a process of its own ------------------------------------------------------------------------- */
 
 static int run_apart(const char *program, const char *driver, const struct test *test) {
     test_name = test->name;
@@ -162,7 +162,8 @@ int main(int argc, char **argv) {
     const struct port_driver *driver = argc > 1 ? driver_called(argv[1]) : NULL;
     const char *wanted = argc > 2 ? argv[2] : NULL;
     if (!driver) {
-        fprintf(stderr, "usage: port_conformance DRIVER [NAME | --list]; no such driver here: %s\n", argc > 1 ? argv[1] : "(none)");
+        fprintf(stderr, "usage: port_conformance DRIVER [NAME | --list]; no such driver here: %s\n",
+                argc > 1 ? argv[1] : "(none)");
         return 2;
     }
     bool list = wanted && strcmp(wanted, "--list") == 0;

@@ -31,7 +31,7 @@ static void more_exits_than_a_batch_holds_all_come(struct rig *rig) {
     CHECK(rig->exits == 50);
 }
 
-/* ---- from other threads ------------------------------------------------------------------------------------------------------ */
+/* ---- from other threads ----------------------------------------------------------------------------------------- */
 
 struct poster {
     struct rig *rig;
@@ -64,7 +64,12 @@ static void poster_start(struct poster *poster) {
 static void wakes_collapse_but_never_vanish(struct rig *rig) {
     /* One thread asks and waits: each wake is alone, and each must arrive. Its post hits every moment of a wait. */
     uint32_t asked = 0, answered = 0;
-    struct poster poster = {.rig = rig, .asked = &asked, .answered = &answered, .rounds = 3000, .waits_for_answers = true, .what = POST_WAKE};
+    struct poster poster = {.rig = rig,
+                            .asked = &asked,
+                            .answered = &answered,
+                            .rounds = 3000,
+                            .waits_for_answers = true,
+                            .what = POST_WAKE};
     poster_start(&poster);
     while (answered < poster.rounds) {
         uint32_t woken = rig->woken;
@@ -113,7 +118,7 @@ static void exits_of_many_threads_are_counted_exactly_under_traffic(struct rig *
     client_close(client);
 }
 
-/* ---- no memory for a post ---------------------------------------------------------------------------------------------------- */
+/* ---- no memory for a post --------------------------------------------------------------------------------------- */
 
 #ifdef _WIN32
 

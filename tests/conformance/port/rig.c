@@ -6,7 +6,7 @@
 #include <sys/ioctl.h>
 #endif
 
-/* ---- the rig ------------------------------------------------------------------------------------------------------------ */
+/* ---- the rig ---------------------------------------------------------------------------------------------------- */
 
 void rig_open(struct rig *rig, const struct port_driver *driver, const struct rig_options *options) {
     memset(rig, 0, sizeof *rig);
@@ -55,8 +55,6 @@ struct connection *rig_attach(struct rig *rig, const struct accepted *accepted) 
     struct connection *connection = memory_new(sizeof *connection);
     CHECK(connection != NULL);
     connection->socket.handle = accepted->handle;
-    connection->peer = accepted->peer;
-    connection->local = accepted->local;
     int error = rig->driver->attach(rig->port, &connection->socket);
     if (error) FAIL("attach: error %d", error);
     connection->next = rig->connections;
@@ -117,7 +115,7 @@ void rig_close(struct rig *rig) {
     rig_close_port(rig);
 }
 
-/* ---- events, held against the books --------------------------------------------------------------------------------------- */
+/* ---- events, held against the books ----------------------------------------------------------------------------- */
 
 static void on_accepted(struct rig *rig, const struct port_event *event) {
     int which = event->listener == &rig->listeners[0] ? 0 : 1;
@@ -134,8 +132,8 @@ static void on_accepted(struct rig *rig, const struct port_event *event) {
     } else {
         CHECK(event->error == PORT_OK);
         CHECK(rig->accepted_count < RIG_ACCEPTED_MAX);
-        rig->accepted[rig->accepted_count++] =
-            (struct accepted){.handle = event->accepted, .listener = event->listener, .peer = event->peer, .local = event->local};
+        rig->accepted[rig->accepted_count++] = (struct accepted){
+            .handle = event->accepted, .listener = event->listener, .peer = event->peer, .local = event->local};
     }
 }
 
@@ -152,7 +150,6 @@ static void on_received(struct rig *rig, const struct port_event *event) {
     struct connection *connection = (struct connection *)event->socket;
     struct buffer *buffer = event->buffer;
     CHECK(connection->receiving);
-    rig->receive_events++;
     if (buffer) {
         CHECK(event->error == PORT_OK && !event->final);
         CHECK(buffer->bytes >= 1 && buffer->bytes <= rig->pool.buffer_bytes && buffer->pool == &rig->pool);
@@ -173,7 +170,6 @@ static void on_received(struct rig *rig, const struct port_event *event) {
     connection->receive_finals++;
     connection->receive_error = event->error;
     connection->end_of_file = event->error == PORT_OK;
-    if (event->error == PORT_CANCELLED) connection->receive_cancels++;
     rig->outstanding--;
 }
 
@@ -182,12 +178,10 @@ static void on_sent(struct rig *rig, const struct port_event *event) {
     CHECK(connection->sending && event->final && !connection->socket.send.outstanding);
     CHECK(event->bytes <= connection->submitted_bytes);
     CHECK(event->bytes > 0 || event->error != PORT_OK);
-    rig->sent_events++;
     connection->sending = false;
     connection->send_finals++;
     connection->send_error = event->error;
     connection->sent_bytes += event->bytes;
-    if (event->error == PORT_CANCELLED) connection->send_cancels++;
     rig->outstanding--;
     if (event->error != PORT_OK) return;
     if (connection->send_endlessly) {
@@ -220,10 +214,11 @@ uint32_t rig_turn(struct rig *rig, int64_t timeout_ns) {
 void rig_quiet(struct rig *rig, int64_t timeout_ns) {
     int64_t until_ns = platform_monotonic_ns() + timeout_ns;
     for (int64_t now_ns; (now_ns = platform_monotonic_ns()) < until_ns;)
-        if (rig_turn(rig, until_ns - now_ns) > 0) FAIL("an event of kind %d came out of nothing", (int)rig->events[0].kind);
+        if (rig_turn(rig, until_ns - now_ns) > 0)
+            FAIL("an event of kind %d came out of nothing", (int)rig->events[0].kind);
 }
 
-/* ---- submits -------------------------------------------------------------------------------------------------------------- */
+/* ---- submits ---------------------------------------------------------------------------------------------------- */
 
 void rig_receive(struct rig *rig, struct connection *connection) {
     CHECK(!connection->receiving);
@@ -333,7 +328,7 @@ uint32_t handles_open(void) {
     return count;
 }
 
-/* ---- bytes whose place can be told ---------------------------------------------------------------------------------------- */
+/* ---- bytes whose place can be told ------------------------------------------------------------------------------ */
 
 uint8_t pattern_at(uint32_t seed, size_t offset) {
     uint32_t mixed = ((uint32_t)offset + seed * 977u) * 2654435761u;
@@ -353,7 +348,7 @@ bool pattern_is(uint32_t seed, size_t offset, const uint8_t *data, size_t bytes)
     return true;
 }
 
-/* ---- clients --------------------------------------------------------------------------------------------------------------- */
+/* ---- clients ---------------------------------------------------------------------------------------------------- */
 
 /* A socket with a time limit isn't restarted when the kernel interrupts it, which io_uring does for its own ends. */
 #ifdef _WIN32
@@ -366,11 +361,13 @@ static bool interrupted(void) { return errno == EINTR; }
 
 socket_t client_open(const struct platform_address *to, int family) {
     struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(to->port)};
-    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(to->port), .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    struct sockaddr_in6 v6 = {
+        .sin6_family = AF_INET6, .sin6_port = htons(to->port), .sin6_addr = IN6ADDR_LOOPBACK_INIT};
     v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socket_t client = socket(family == 4 ? AF_INET : AF_INET6, SOCK_STREAM, IPPROTO_TCP);
     CHECK(client != SOCKET_NONE);
-    int failed = family == 4 ? connect(client, (struct sockaddr *)&v4, sizeof v4) : connect(client, (struct sockaddr *)&v6, sizeof v6);
+    int failed = family == 4 ? connect(client, (struct sockaddr *)&v4, sizeof v4)
+                             : connect(client, (struct sockaddr *)&v6, sizeof v6);
     if (failed) FAIL("connect: error %d", platform_last_error());
 #ifdef _WIN32
     DWORD limit = (DWORD)(LIMIT_NS / 1000000);
@@ -490,7 +487,9 @@ static void stream_start(struct stream *stream, socket_t client, uint32_t seed, 
     CHECK(platform_thread_start(&stream->thread, run, stream, "client") == 0);
 }
 
-void stream_read(struct stream *stream, socket_t client, uint32_t seed) { stream_start(stream, client, seed, 0, read_stream); }
+void stream_read(struct stream *stream, socket_t client, uint32_t seed) {
+    stream_start(stream, client, seed, 0, read_stream);
+}
 
 void stream_write(struct stream *stream, socket_t client, uint32_t seed, size_t bytes) {
     stream_start(stream, client, seed, bytes, write_stream);

@@ -1,9 +1,10 @@
 /* rig.h: what every conformance test stands on.
  *
- * A rig is one port with its buffer pool and a listener on 127.0.0.1. Clients are plain blocking sockets with a limit of ten
- * seconds. The rig keeps its own books of what was submitted, and holds each event that comes against them and against the
- * promises of port.h. So every test checks, beside its own matter, that a submit has exactly one final event, that no event
- * comes without a submit, that `pending` is true, and at the end that no buffer, block of memory or handle is left over.
+ * A rig is one port with its buffer pool and a listener on 127.0.0.1. Clients are plain blocking sockets with a limit
+ * of ten seconds. The rig keeps its own books of what was submitted, and holds each event that comes against them and
+ * against the promises of port.h. So every test checks, beside its own matter, that a submit has exactly one final
+ * event, that no event comes without a submit, that `pending` is true, and at the end that no buffer, block of memory
+ * or handle is left over.
  *
  * A failed check ends the process: each test has one of its own.
  */
@@ -28,17 +29,15 @@ struct connection {
     struct port_socket socket; /* first: it is the completion key */
     struct port_gather gather;
     struct connection *next;
-    struct platform_address peer, local;
 
     bool receiving, sending; /* submitted, and no final event yet */
     uint32_t receive_finals, send_finals;
-    uint32_t receive_cancels, send_cancels; /* final events with PORT_CANCELLED */
     enum port_error receive_error, send_error;
     bool end_of_file;
 
-    bool discard;     /* received bytes are counted, not kept */
-    bool hold;        /* received buffers are kept in `held` instead of being freed */
-    uint8_t *bytes;   /* what was received, in order */
+    bool discard;   /* received bytes are counted, not kept */
+    bool hold;      /* received buffers are kept in `held` instead of being freed */
+    uint8_t *bytes; /* what was received, in order */
     size_t byte_count, byte_room;
     struct outgoing *held;
     uint32_t held_count;
@@ -75,7 +74,7 @@ struct rig {
 
     struct connection *connections;
     uint32_t woken, exits;
-    uint64_t turns, receive_events, sent_events;
+    uint64_t turns;
 };
 
 struct rig_options {
@@ -94,13 +93,13 @@ uint32_t rig_turn(struct rig *rig, int64_t timeout_ns);
 /* Nothing comes within this time. */
 void rig_quiet(struct rig *rig, int64_t timeout_ns);
 /* Turns until the condition holds; the test fails when that takes more than ten seconds. */
-#define UNTIL(rig, condition)                                                                                            \
-    do {                                                                                                                 \
-        int64_t until_ns_ = platform_monotonic_ns() + LIMIT_NS;                                                          \
-        while (!(condition)) {                                                                                           \
-            if (platform_monotonic_ns() > until_ns_) FAIL("it did not come to be: %s", #condition);                      \
-            rig_turn(rig, 20000000);                                                                                     \
-        }                                                                                                                \
+#define UNTIL(rig, condition)                                                                                          \
+    do {                                                                                                               \
+        int64_t until_ns_ = platform_monotonic_ns() + LIMIT_NS;                                                        \
+        while (!(condition)) {                                                                                         \
+            if (platform_monotonic_ns() > until_ns_) FAIL("it did not come to be: %s", #condition);                    \
+            rig_turn(rig, 20000000);                                                                                   \
+        }                                                                                                              \
     } while (0)
 
 /* family 4 or 6; on 127.0.0.1 or ::1, or on :: for dual stack. The accept isn't submitted yet. */
@@ -130,13 +129,13 @@ bool received_is(const struct connection *connection, const void *data, size_t b
 /* Handles of this process; 0 where the system doesn't tell. */
 uint32_t handles_open(void);
 
-/* ---- bytes whose place can be told -------------------------------------------------------------------------------------- */
+/* ---- bytes whose place can be told ------------------------------------------------------------------------------ */
 
 uint8_t pattern_at(uint32_t seed, size_t offset);
 uint8_t *pattern_new(uint32_t seed, size_t bytes);
 bool pattern_is(uint32_t seed, size_t offset, const uint8_t *data, size_t bytes);
 
-/* ---- clients ------------------------------------------------------------------------------------------------------------- */
+/* ---- clients ---------------------------------------------------------------------------------------------------- */
 
 socket_t client_open(const struct platform_address *to, int family);
 void client_send(socket_t client, const void *data, size_t bytes);
@@ -168,7 +167,7 @@ void stream_read(struct stream *stream, socket_t client, uint32_t seed);
 void stream_write(struct stream *stream, socket_t client, uint32_t seed, size_t bytes);
 void stream_join(struct stream *stream);
 
-/* ---- the tests ------------------------------------------------------------------------------------------------------------ */
+/* ---- the tests -------------------------------------------------------------------------------------------------- */
 
 struct test {
     const char *name;
@@ -179,7 +178,10 @@ struct test {
 #define TEST(name) {#name, name, NULL, {0, 0}}
 #define TEST_OF(driver, name) {#name, name, #driver, {0, 0}}
 /* With a pool of its own size. */
-#define TEST_WITH(name, buffer_bytes, buffer_limit) {#name, name, NULL, {buffer_bytes, buffer_limit}}
+#define TEST_WITH(name, buffer_bytes, buffer_limit)                                                                    \
+    {                                                                                                                  \
+        #name, name, NULL, { buffer_bytes, buffer_limit }                                                              \
+    }
 
 extern const struct test accept_tests[], receive_tests[], send_tests[], post_tests[], life_tests[];
 

@@ -1,0 +1,103 @@
+"""python -m tests.windows COMMAND: see the package's text."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests import windows
+from tests.windows import wine
+from tests.windows.build import build
+from tests.windows.machine import SetupFailure, say, setup
+from tests.windows.wine import CACHE, TOP
+
+RUN = [sys.executable, "-IS", str(Path(__file__).with_name("wine.py"))]
+PYTEST = ["-m", "pytest", "-q", "-rsx", "-p", "no:cacheprovider", "-p", "tests.windows.wine_limits"]
+
+
+def _pytest(command: list[str], arguments: list[str], **variables: str) -> int:
+    environment = os.environ | {"IOCPD_WINDOWS_CACHE": str(CACHE)} | variables
+    return subprocess.run([*command, *PYTEST, *arguments], cwd=TOP, env=environment).returncode
+
+
+def inside(options: list[str]) -> int:
+    """Windows Python runs the tests: the engine over cffi, and the API in its own process."""
+    tests = ["tests/conformance", "--ignore=tests/conformance/test_port.py", "tests/unit", *INTEGRATION_INSIDE]
+    return _pytest([*RUN, "python"], [*tests, *options])
+
+
+def port(options: list[str]) -> int:
+    """The port's C program, built for Windows; Linux pytest runs its tests one by one."""
+    tests = ["tests/conformance/test_port.py", "-k", "iocp"]
+    return _pytest([sys.executable], [*tests, *options], IOCPD_WINRUN=" ".join(RUN))
+
+
+def outside(options: list[str]) -> int:
+    """Linux Python runs the tests against `iocpd serve` in a Windows process."""
+    # Tests start the server in an environment without IOCPD_*.
+    command = ["env", f"IOCPD_WINDOWS_CACHE={CACHE}", *RUN, "python", "-m", "iocpd.api", "serve"]
+    return _pytest([sys.executable], [*INTEGRATION_OUTSIDE, *options], IOCPD_SERVE_COMMAND=" ".join(command))
+
+
+INTEGRATION_INSIDE = ["tests/integration/test_api.py"]
+INTEGRATION_OUTSIDE = ["tests/integration"]
+LANES: dict[str, Callable[[list[str]], int]] = {"inside": inside, "port": port, "outside": outside}
+
+
+def test(lanes: list[str], options: list[str]) -> int:
+    """0 when every lane has passed."""
+    failed = []
+    for lane in lanes:
+        say(f"{lane}: {LANES[lane].__doc__}")
+        began = time.monotonic()
+        status = LANES[lane](options)
+        say(f"{lane}: {'failed' if status else 'passed'} ({time.monotonic() - began:.0f} s)")
+        if status:
+            failed.append(lane)
+    if failed:
+        say(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def main() -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.windows", description=windows.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("setup", help="make this machine ready")
+    commands.add_parser("build", help="compile the engine for Windows")
+    tests = commands.add_parser("test", help="setup, build, and run the tests")
+    names = "; ".join(f"{name}: {lane.__doc__}" for name, lane in LANES.items())
+    tests.add_argument("lanes", nargs="*", metavar="LANE", help=f"default: all of them. {names}")
+    tests.add_argument("--pytest", action="append", default=[], metavar="OPTION", help="for pytest: --pytest=-x")
+    run = commands.add_parser("run", help="run `python` or a Windows program", add_help=False)
+    run.add_argument("program", nargs=argparse.REMAINDER)
+    commands.add_parser("stop", help="end Wine's services and every program in its prefix")
+    options = parser.parse_args()
+
+    if options.command == "run":
+        return wine.main(options.program)
+    if options.command == "stop":
+        wine.stop_services()
+        return 0
+    if unknown := [lane for lane in getattr(options, "lanes", []) if lane not in LANES]:
+        parser.error(f"no such lane: {', '.join(unknown)}; there are {', '.join(LANES)}")
+    try:
+        setup()
+        if options.command == "setup":
+            return 0
+        say(f"built {build().relative_to(TOP)}")
+    except SetupFailure as failure:
+        say(f"failed: {failure}")
+        return 1
+    return test(options.lanes or list(LANES), options.pytest) if options.command == "test" else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
