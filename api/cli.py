@@ -157,13 +157,15 @@ def _add_key(arguments: dict[str, Any]) -> int:
 
 
 def _list_keys(arguments: dict[str, Any]) -> int:
-    from iocpd.api.keys import KeyFileError, read_keys
+    from iocpd.api.keys import KeyFileError, KeyFileMissing, read_keys
 
     settings = _settings(arguments)
     if settings is None:
         return WRONG_USAGE
     try:
-        records = read_keys(settings.keys_path) if settings.keys_path.exists() else []
+        records = read_keys(settings.keys_path)
+    except KeyFileMissing:
+        records = []
     except KeyFileError as error:
         return _complain(str(error))
     for record in records:

@@ -8,6 +8,7 @@ details where an answer is possible.
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -47,10 +48,9 @@ def listen(address: HttpAddress) -> socket.socket:
     """
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise ListenFailure(
-            f"cannot listen on {address} (HTTP): {address.host!r} is no address here: {error.strerror}"
-        ) from None
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "this can't be a name"
+        raise ListenFailure(f"cannot listen on {address} (HTTP): {address.host!r} is no address here: {why}") from None
     family, kind, protocol, _, where = found[0]
     listener = socket.socket(family, kind, protocol)
     try:
@@ -74,16 +74,13 @@ def listen(address: HttpAddress) -> socket.socket:
 
 
 def _advice(error: OSError) -> str:
-    # Windows has numbers of its own for the same (WSAE...).
-    match error.errno:
-        case 98 | 48 | 10048:
-            return "the port is taken; give another with --http HOST:PORT, or 0 to let the system choose"
-        case 13 | 10013:
-            return "no right to use this port; give one above 1023 with --http HOST:PORT"
-        case 99 | 49 | 10049:
-            return "no interface of this machine has that address"
-        case _:
-            return error.strerror or str(error)
+    if error.errno == errno.EADDRINUSE:
+        return "the port is taken; give another with --http HOST:PORT, or 0 to let the system choose"
+    if isinstance(error, PermissionError):
+        return "no right to use this port; give another with --http HOST:PORT, above 1023"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "no interface of this machine has that address"
+    return error.strerror or str(error)
 
 
 class HttpServer(uvicorn.Server):

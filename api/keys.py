@@ -47,6 +47,10 @@ class KeyFileError(Exception):
     """The key file can't be read, written or changed as asked; the text says which and why."""
 
 
+class KeyFileMissing(KeyFileError):
+    """There is no such file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who is asking: the key's name, and what it may do."""
@@ -100,9 +104,11 @@ class KeyRing:
 
 
 def read_keys(path: Path) -> list[KeyRecord]:
-    """The records of a key file; KeyFileError if it can't be read or isn't one."""
+    """The records of a key file; KeyFileMissing if there is none, KeyFileError if it can't be read or isn't one."""
     try:
         return _KeyFile.model_validate_json(path.read_bytes()).keys
+    except FileNotFoundError:
+        raise KeyFileMissing(f"there is no key file {path}") from None
     except OSError as error:
         raise KeyFileError(f"cannot read the key file {path}: {error.strerror}") from error
     except ValidationError as error:
@@ -117,7 +123,10 @@ def add_key(path: Path, name: str, *, role: Role | None = None, scopes: tuple[st
         raise KeyFileError(f"{name!r} is not a name for a key: use up to 64 letters, digits, dots, dashes, @ and _")
     if unknown := sorted(set(scopes) - ALL_SCOPES):
         raise KeyFileError(f"there is no scope {unknown[0]!r}; scopes are {', '.join(SCOPES)}")
-    records = read_keys(path) if path.exists() else []
+    try:
+        records = read_keys(path)
+    except KeyFileMissing:
+        records = []
     if any(record.name == name for record in records):
         raise KeyFileError(f"there is a key named {name!r} already: choose another name, or revoke that one first")
     key = _KEY_PREFIX + secrets.token_urlsafe(32)

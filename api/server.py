@@ -20,12 +20,12 @@ import prometheus_client
 
 from iocpd.api.app import create_app
 from iocpd.api.http_server import HttpServer, ListenFailure, listen
-from iocpd.api.keys import KeyFileError, KeyRing, read_keys
+from iocpd.api.keys import KeyFileError, KeyFileMissing, KeyRing, read_keys
 from iocpd.api.metrics.requests import RequestMetrics
 from iocpd.api.node.service import drain
 from iocpd.api.settings import HttpAddress, Settings, is_loopback
 from iocpd.api.version import version
-from iocpd.core import Engine, EngineError, EngineStopped
+from iocpd.core import Engine, EngineError, EngineStopped, lower_priority
 
 # Descriptors for what is neither a client of the service nor one of the API: ports, listeners, files.
 _SPARE_FILES = 128
@@ -88,6 +88,7 @@ class _Service:
             self._engine.start()
         except EngineError as error:
             raise StartFailure(" ".join(str(error).split())) from None
+        lower_priority()  # a client of the service must not wait for one of the API, even on one processor
         server = HttpServer(app, self._settings, metrics)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         if await _happens(server.ready, unless=serving):
@@ -127,9 +128,11 @@ class _Service:
                 os.write(2, f"iocpd: {name} again: ending at once\n".encode())
                 os._exit(128 + number)
             self._signalled = True
+            if loop.is_closed():
+                return  # it is over already
             loop.call_soon_threadsafe(self._begin_stop, name)
 
-        # On Windows a handler runs when the main thread comes back from select(); uvicorn's tick makes that every 0.1
+        # On Windows a handler runs once the main thread is back from select(); uvicorn's tick brings it back each 0.1
         # s.
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
             if hasattr(signal, name):
@@ -167,21 +170,21 @@ async def _happens(event: asyncio.Event, *, unless: asyncio.Task[None]) -> bool:
 
 
 def say(line: str) -> None:
-    """A line on stdout, there at once even if it is a pipe."""
-    print(line, flush=True)
+    """A line on stdout, there at once even if it is a pipe; nobody may be reading it any more."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
 
 
 def _load_keys(settings: Settings) -> KeyRing | None:
-    # A file that was named must be there: a slip in its name would open the API to everybody.
-    if settings.keys_file is None and not settings.keys_path.exists():
-        return None
-    if not settings.keys_path.exists():
-        raise StartFailure(
-            f"there is no key file {settings.keys_path}; make it with"
-            f" `iocpd keys add NAME --role admin --keys {settings.keys_path}`"
-        )
+    path = settings.keys_path
     try:
-        return KeyRing(read_keys(settings.keys_path))
+        return KeyRing(read_keys(path))
+    except KeyFileMissing as error:
+        # A file that was named must be there: a slip in its name would open the API to everybody on this machine.
+        if settings.keys_file is not None:
+            advice = f"make it with `iocpd keys add NAME --role admin --keys {path}`"
+            raise StartFailure(f"{error}; {advice}") from None
+        return None
     except KeyFileError as error:
         raise StartFailure(str(error)) from None
 

@@ -9,7 +9,7 @@ The engine's threads are native and never take Python's lock; `Engine` reads fro
 """
 
 from .config import EngineConfig, ListenerConfig
-from .engine import Broadcast, Engine, KickResult, probe
+from .engine import Broadcast, Engine, KickResult, lower_priority, probe
 from .errors import (
     BackendUnavailable,
     ConfigurationError,
@@ -75,5 +75,6 @@ __all__ = [
     "StartError",
     "State",
     "WorkerStats",
+    "lower_priority",
     "probe",
 ]

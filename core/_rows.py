@@ -97,8 +97,8 @@ def moment_or_none(microseconds: int) -> datetime | None:
 
 
 def _connection(row: Sequence[Any], services: Sequence[str]) -> Connection:
-    token, serial, peer_ip, local_ip, peer_port, local_port = row[:6]
-    listener, worker, state, reason, connected_at, active_at = row[6:12]
+    token, serial, peer_ip, local_ip, peer_port, local_port, listener, worker, state, reason, *rest = row
+    connected_at, active_at, bytes_in, bytes_out, messages_in, messages_out, pending_bytes = rest
     return Connection(
         token,
         serial,
@@ -111,7 +111,11 @@ def _connection(row: Sequence[Any], services: Sequence[str]) -> Connection:
         (address_text(local_ip), local_port),
         _EPOCH + timedelta(0, 0, connected_at),
         _EPOCH + timedelta(0, 0, active_at),
-        *row[12:17],
+        bytes_in,
+        bytes_out,
+        messages_in,
+        messages_out,
+        pending_bytes,
     )
 
 
@@ -119,7 +123,7 @@ def _closed(row: Sequence[Any], services: Sequence[str]) -> ClosedConnection:
     closed_serial, closed_at, os_error, text = row[17:]
     reason = row[9]
     return ClosedConnection(
-        _connection(row, services),
+        _connection(row[:17], services),
         closed_serial,
         moment(closed_at),
         REASONS[reason] or Reason.IO_ERROR,

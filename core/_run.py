@@ -178,6 +178,17 @@ class Run:
             command.future.set_exception(self.error(status, command._token))
 
 
+def lower_priority() -> None:
+    """Gives the calling thread a lower priority than the workers of an engine have, as far as the system allows.
+
+    For a thread that works a lot beside an engine, such as an event loop that serves an API: where processors are few,
+    a worker that has something to do then doesn't wait for it. Threads that it starts later inherit this on Linux, so
+    start the engine first. There is no way back without a privilege. On Windows it does nothing: priorities are strict
+    there, and the thread would get no time at all while the workers are busy.
+    """
+    lib.iocpd_lower_priority()
+
+
 def probe(backend: str) -> None:
     """Tries whether a backend works on this machine, by a real round trip through a completion port.
 

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 from . import _rows
 from ._native import ffi, lib
-from ._run import Command, Run, probe
+from ._run import Command, Run, lower_priority, probe
 from .config import EngineConfig, milliseconds
 from .errors import (
     ConfigurationError,
@@ -36,7 +36,7 @@ from .model import (
     WorkerStats,
 )
 
-__all__ = ["Broadcast", "Engine", "KickResult", "probe"]
+__all__ = ["Broadcast", "Engine", "KickResult", "lower_priority", "probe"]
 
 T = TypeVar("T")
 

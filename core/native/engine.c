@@ -48,6 +48,8 @@ int32_t iocpd_reason_by(int32_t reason) {
     return reason >= 0 && reason < IOCPD_REASON_COUNT ? (int32_t)reasons[reason].by : IOCPD_BY_ENGINE;
 }
 
+void iocpd_lower_priority(void) { platform_thread_lower_priority(); }
+
 uint64_t iocpd_allocations(void) { return memory_blocks(); }
 
 static int32_t problem_set(iocpd_problem *problem, enum iocpd_status status, int error, const char *step) {

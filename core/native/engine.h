@@ -305,6 +305,9 @@ uint32_t iocpd_closed_list(iocpd_engine *engine, uint64_t before, iocpd_closed *
 /* IOCPD_OK, or IOCPD_UNKNOWN when it is not remembered (any more). */
 int32_t iocpd_closed_get(iocpd_engine *engine, uint64_t token, iocpd_closed *row);
 
+/* Gives the calling thread a lower priority than the workers have. It can't be taken back everywhere. */
+void iocpd_lower_priority(void);
+
 /* Blocks allocated by all engines of this process and not yet freed: 0 when every engine is freed. */
 uint64_t iocpd_allocations(void);
 

@@ -9,6 +9,8 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #endif
 
 void platform_assert_failed(const char *what, const char *file, int line) {
@@ -70,6 +72,8 @@ void platform_thread_join(platform_thread thread) {
 }
 
 uint64_t platform_thread_id(void) { return GetCurrentThreadId(); }
+/* Priorities are strict on Windows: a thread below the workers would get nothing at all while they are busy. */
+void platform_thread_lower_priority(void) {}
 void platform_thread_yield(void) { Sleep(0); }
 
 uint32_t platform_processors(void) {
@@ -135,6 +139,8 @@ int platform_thread_start(platform_thread *thread, void (*run)(void *), void *ar
 
 void platform_thread_join(platform_thread thread) { pthread_join(thread, NULL); }
 uint64_t platform_thread_id(void) { return (uint64_t)pthread_self(); }
+/* On Linux the nice value is a thread's own, whatever POSIX says (sched(7)), and lowering needs no right. */
+void platform_thread_lower_priority(void) { setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 5); }
 void platform_thread_yield(void) { sched_yield(); }
 
 uint32_t platform_processors(void) {

@@ -136,6 +136,7 @@ int platform_thread_start(platform_thread *thread, void (*run)(void *), void *ar
 void platform_thread_join(platform_thread thread);
 /* A number that is this thread's alone while it lives; never 0. */
 uint64_t platform_thread_id(void);
+void platform_thread_lower_priority(void); /* the calling thread's; best effort */
 void platform_thread_yield(void);
 uint32_t platform_processors(void);
 

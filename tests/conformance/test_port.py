@@ -29,7 +29,8 @@ WINDOWS_DRIVERS = ("iocp", "iocp-packets")
 DRIVERS = WINDOWS_DRIVERS if WINDOWS else ("io_uring", "epoll", *WINDOWS_DRIVERS)
 SECONDS = 60  # a test has limits of its own; this one is for a driver that never comes back
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
-SOURCES = [NATIVE / name for name in ("platform.c", "buffer.c", "port_epoll.c", "port_uring.c", "port_iocp.c")]
+DRIVER_FILES = ("platform.c", "buffer.c", "port_epoll.c", "port_uring.c", "port_iocp.c")
+SOURCES = [str(file) for file in (*(NATIVE / name for name in DRIVER_FILES), *sorted(HERE.glob("*.c")))]
 
 
 def names(driver: str) -> Iterator[str]:
@@ -55,26 +56,19 @@ def compiler(default: str, *others: str, variable: str = "CC") -> list[str]:
 def compile_for_linux(program: Path) -> None:
     sanitize = os.environ.get("IOCPD_SANITIZE")
     flags = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if sanitize else []
-    run_compiler(
-        [*compiler("cc"), "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", *WARNINGS, *flags, f"-I{NATIVE}", f"-I{HERE}"]
-        + [*map(str, SOURCES), *map(str, sorted(HERE.glob("*.c"))), "-o", str(program), "-pthread"],
-        program.parent,
-    )
+    command = [*compiler("cc"), "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", *WARNINGS, *flags, f"-I{NATIVE}", f"-I{HERE}"]
+    run_compiler([*command, *SOURCES, "-o", str(program), "-pthread"], program.parent)
 
 
 def compile_for_windows(program: Path) -> None:
-    if WINDOWS:
-        command = compiler("cl", "gcc", "clang")
-    else:
-        command = compiler("x86_64-w64-mingw32-gcc", variable="IOCPD_WINCC")
-    sources = [*map(str, SOURCES), *map(str, sorted(HERE.glob("*.c")))]
+    command = compiler("cl", "gcc", "clang") if WINDOWS else compiler("x86_64-w64-mingw32-gcc", variable="IOCPD_WINCC")
     faults = str(HERE / "faults.h")
     if Path(command[0]).stem.lower() == "cl":
-        command += ["/nologo", "/std:c11", "/O1", "/Zi", "/W3", f"/I{NATIVE}", f"/I{HERE}", f"/FI{faults}", *sources]
-        command += [f"/Fe:{program}", "ws2_32.lib", "mswsock.lib"]
+        command += ["/nologo", "/std:c11", "/O1", "/Zi", "/W3", f"/I{NATIVE}", f"/I{HERE}", f"/FI{faults}"]
+        command += [*SOURCES, f"/Fe:{program}", "ws2_32.lib", "mswsock.lib"]
     else:
         command += ["-std=c11", "-O1", "-g", *WARNINGS, "-static", f"-I{NATIVE}", f"-I{HERE}", "-include", faults]
-        command += [*sources, "-o", str(program), "-lws2_32", "-lmswsock"]
+        command += [*SOURCES, "-o", str(program), "-lws2_32", "-lmswsock"]
     run_compiler(command, program.parent)
 
 
