@@ -19,21 +19,6 @@ BACKENDS = ("iocp",) if WINDOWS else ("io_uring", "epoll")
 PATIENCE = 20.0  # seconds that anything which should happen at once may take on a busy machine
 
 
-def _under_wine() -> bool:
-    if sys.platform != "win32":
-        return False
-    import winreg
-
-    try:
-        winreg.CloseKey(winreg.OpenKey(winreg.HKEY_CURRENT_USER, r"Software\Wine"))
-    except OSError:
-        return False
-    return True
-
-
-WINE = _under_wine()
-
-
 def eventually(holds: Callable[[], T], seconds: float = PATIENCE) -> T:
     """Asks again until the answer is true, and gives it back."""
     until, pause = time.monotonic() + seconds, 0.001

@@ -141,7 +141,7 @@ struct port_driver {
     int (*send)(struct port *port, struct port_socket *socket);
     void (*send_cancel)(struct port *port, struct port_socket *socket);
 
-    /* Fills at most `capacity` events; waits at most timeout_ns (< 0: for ever, 0: not at all). Returns how many. A failing
+    /* Fills at most `capacity` events (at least 8); waits at most timeout_ns (< 0: for ever, 0: not at all). Returns how many. A failing
      * system call gives 0 events after a short pause, never an error: nobody could act on it. */
     uint32_t (*wait)(struct port *port, struct port_event *events, uint32_t capacity, int64_t timeout_ns);
     /* Any thread. */
