@@ -18,7 +18,9 @@ enum {
     IOCPD_LISTENERS_MAX = 64,
     IOCPD_SLOTS_MAX = 1048576, /* connections of one worker */
     IOCPD_TEXT_BYTES = 200,
-    IOCPD_PROBLEM_BYTES = 200
+    IOCPD_PROBLEM_BYTES = 200,
+    IOCPD_PREFIX_BYTES = 16,
+    IOCPD_ROW_JSON_BYTES = 768
 };
 
 enum iocpd_status {
@@ -299,6 +301,10 @@ int32_t iocpd_get(iocpd_engine *engine, uint64_t token, iocpd_connection *row);
 /* Up to `capacity` matching rows in the order of the slots, from *cursor, which moves on. Fewer than capacity: the end. */
 uint32_t iocpd_list(iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, iocpd_connection *rows,
                     uint32_t capacity);
+/* The same as JSON objects with commas between them; an id is `prefix` (at most IOCPD_PREFIX_BYTES of ASCII that needs no
+ * escape) and the token in hexadecimal digits. `out` has room for `limit` × IOCPD_ROW_JSON_BYTES. */
+uint32_t iocpd_list_json(iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, uint32_t limit,
+                         const char *prefix, char *out, uint32_t *bytes);
 uint64_t iocpd_count(iocpd_engine *engine, const iocpd_filter *filter);
 /* The newest first, those with a closed_serial below `before` (0: all). */
 uint32_t iocpd_closed_list(iocpd_engine *engine, uint64_t before, iocpd_closed *rows, uint32_t capacity);

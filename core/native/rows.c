@@ -1,0 +1,131 @@
+/* rows.c: rows as JSON, for listings that are too long to make Python objects of.
+ *
+ * The members and their order are those of `Connection` in the management API; a test there compares both. All that is
+ * written is ASCII and needs no escapes: names of this program, numbers, addresses, times, and a prefix that the caller
+ * answers for. */
+#include "engine.h"
+#include "internal.h"
+
+#include <stdio.h>
+
+static char *put_text(char *out, const char *text) {
+    size_t bytes = strlen(text);
+    memcpy(out, text, bytes);
+    return out + bytes;
+}
+
+static char *put_number(char *out, uint64_t number) {
+    char digits[20];
+    int count = 0;
+    do digits[count++] = (char)('0' + number % 10);
+    while ((number /= 10) > 0);
+    while (count > 0) *out++ = digits[--count];
+    return out;
+}
+
+static char *put_hex(char *out, uint64_t number) {
+    int shift = 60;
+    while (shift > 0 && number >> shift == 0) shift -= 4;
+    for (; shift >= 0; shift -= 4) *out++ = "0123456789abcdef"[number >> shift & 15];
+    return out;
+}
+
+static char *put_padded(char *out, uint32_t number, int digits) {
+    for (int i = digits; i-- > 0; number /= 10) out[i] = (char)('0' + number % 10);
+    return out + digits;
+}
+
+/* RFC 3339 in UTC, with microseconds. From days to a date: Howard Hinnant, "chrono-compatible low-level date algorithms",
+ * civil_from_days, for days since 1970 that are not negative. */
+static char *put_time(char *out, int64_t at_us) {
+    uint64_t seconds = (uint64_t)at_us / 1000000, days = seconds / 86400 + 719468;
+    uint32_t era = (uint32_t)(days / 146097), day_of_era = (uint32_t)(days % 146097);
+    uint32_t year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
+    uint32_t day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    uint32_t shifted_month = (5 * day_of_year + 2) / 153; /* from March */
+    uint32_t month = shifted_month < 10 ? shifted_month + 3 : shifted_month - 9;
+    out = put_padded(out, year_of_era + era * 400 + (month <= 2), 4);
+    *out++ = '-';
+    out = put_padded(out, month, 2);
+    *out++ = '-';
+    out = put_padded(out, day_of_year - (153 * shifted_month + 2) / 5 + 1, 2);
+    *out++ = 'T';
+    out = put_padded(out, (uint32_t)(seconds / 3600 % 24), 2);
+    *out++ = ':';
+    out = put_padded(out, (uint32_t)(seconds / 60 % 60), 2);
+    *out++ = ':';
+    out = put_padded(out, (uint32_t)(seconds % 60), 2);
+    *out++ = '.';
+    out = put_padded(out, (uint32_t)(at_us % 1000000), 6);
+    *out++ = 'Z';
+    return out;
+}
+
+static char *put_ip(char *out, const uint8_t *ip) {
+    static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
+    if (memcmp(ip, mapped, sizeof mapped) != 0) {
+        inet_ntop(AF_INET6, ip, out, INET6_ADDRSTRLEN);
+        return out + strlen(out);
+    }
+    for (int i = 12; i < 16; i++) {
+        out = put_number(out, ip[i]);
+        if (i < 15) *out++ = '.';
+    }
+    return out;
+}
+
+static char *put_endpoint(char *out, const char *name, const uint8_t *ip, uint16_t port) {
+    out = put_text(out, name);
+    out = put_text(out, "{\"ip\":\"");
+    out = put_ip(out, ip);
+    out = put_text(out, "\",\"port\":");
+    out = put_number(out, port);
+    *out++ = '}';
+    return out;
+}
+
+static char *put_member(char *out, const char *name, uint64_t number) { return put_number(put_text(out, name), number); }
+
+static char *put_row(char *out, const iocpd_engine *engine, const iocpd_connection *row, const char *prefix) {
+    static const char *const states[] = {"free", "open", "draining", "closing"};
+    out = put_text(out, "{\"id\":\"");
+    out = put_hex(put_text(out, prefix), row->token);
+    out = put_member(out, "\",\"listener\":", row->listener);
+    out = put_text(out, ",\"service\":\"");
+    out = put_text(out, engine->listeners[row->listener].service->name);
+    out = put_text(out, "\",\"state\":\"");
+    out = put_text(out, states[row->state]);
+    if (row->reason == IOCPD_REASON_NONE) {
+        out = put_text(out, "\",\"reason\":null");
+    } else {
+        out = put_text(out, "\",\"reason\":\"");
+        out = put_text(out, iocpd_reason_name(row->reason));
+        *out++ = '"';
+    }
+    out = put_endpoint(out, ",\"peer\":", row->peer_ip, row->peer_port);
+    out = put_endpoint(out, ",\"local\":", row->local_ip, row->local_port);
+    out = put_time(put_text(out, ",\"connected_at\":\""), row->connected_at_us);
+    out = put_time(put_text(out, "\",\"last_activity_at\":\""), row->last_activity_at_us);
+    out = put_member(out, "\",\"bytes_in\":", row->bytes_in);
+    out = put_member(out, ",\"bytes_out\":", row->bytes_out);
+    out = put_member(out, ",\"messages_in\":", row->messages_in);
+    out = put_member(out, ",\"messages_out\":", row->messages_out);
+    out = put_member(out, ",\"pending_bytes\":", row->pending_bytes);
+    out = put_member(out, ",\"worker\":", row->worker);
+    *out++ = '}';
+    return out;
+}
+
+uint32_t iocpd_list_json(iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, uint32_t limit,
+                         const char *prefix, char *out, uint32_t *bytes) {
+    char *at = out;
+    uint32_t count = 0;
+    iocpd_connection row;
+    ASSERT(strlen(prefix) <= IOCPD_PREFIX_BYTES);
+    for (; count < limit && iocpd_list(engine, filter, cursor, &row, 1) == 1; count++) {
+        if (count > 0) *at++ = ',';
+        at = put_row(at, engine, &row, prefix);
+    }
+    *bytes = (uint32_t)(at - out);
+    return count;
+}
