@@ -211,9 +211,15 @@ class Engine:
             ConfigurationError: For a limit, a cursor or a prefix that can't be.
         """
         if not re.fullmatch(rf"[A-Za-z0-9-]{{0,{lib.IOCPD_PREFIX_BYTES}}}", prefix):
-            raise ConfigurationError("prefix", prefix, f"must be at most {lib.IOCPD_PREFIX_BYTES} letters, digits, dashes")
+            raise ConfigurationError(
+                "prefix", prefix, f"must be at most {lib.IOCPD_PREFIX_BYTES} letters, digits, dashes"
+            )
         run, place = self._started(), _place(limit, cursor)
-        where, out, size = _rows.filter_struct(filter), _new_text("char[]", limit * lib.IOCPD_ROW_JSON_BYTES), ffi.new("uint32_t *")
+        where, out, size = (
+            _rows.filter_struct(filter),
+            _new_text("char[]", limit * lib.IOCPD_ROW_JSON_BYTES),
+            ffi.new("uint32_t *"),
+        )
         lib.iocpd_list_json(run.native, where, place, limit, prefix.encode(), out, size)
         beyond = ffi.new("iocpd_connection *")
         more = lib.iocpd_list(run.native, where, place, beyond, 1) == 1

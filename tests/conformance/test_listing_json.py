@@ -1,0 +1,90 @@
+"""Listings that C writes as JSON say what those of Python objects say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from iocpd.core import ConfigurationError, Connection, Cursor, Engine, Filter
+from tests.support import connect, connection_of
+
+Start = Callable[..., Engine]
+
+
+def rows_of(text: bytes) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(b"[" + text + b"]")
+    return rows
+
+
+def as_json(connection: Connection) -> dict[str, Any]:
+    def endpoint(end: tuple[str, int]) -> dict[str, Any]:
+        return {"ip": end[0], "port": end[1]}
+
+    def time(at: Any) -> str:
+        return str(at.isoformat(timespec="microseconds").replace("+00:00", "Z"))
+
+    return {
+        "id": f"run-{connection.id:x}",
+        "listener": connection.listener,
+        "service": connection.service,
+        "state": str(connection.state),
+        "reason": connection.reason and str(connection.reason),
+        "peer": endpoint(connection.peer),
+        "local": endpoint(connection.local),
+        "connected_at": time(connection.connected_at),
+        "last_activity_at": time(connection.last_activity_at),
+        "bytes_in": connection.bytes_in,
+        "bytes_out": connection.bytes_out,
+        "messages_in": connection.messages_in,
+        "messages_out": connection.messages_out,
+        "pending_bytes": connection.pending_bytes,
+        "worker": connection.worker,
+    }
+
+
+def test_every_row_says_what_its_connection_says(start: Start) -> None:
+    engine = start("echo", "relay", workers=2)
+    clients = connect(engine, 20) + connect(engine, 5, listener=1)
+    assert all(client.echoes(bytes(100 * number + 1)) for number, client in enumerate(clients[:20]))
+    # Half-closed by the kick, and open until the client answers: a row with a reason.
+    leaving = engine.submit_kick(connection_of(engine, clients[3]).id, timeout=30)
+    assert clients[3].read_to_end() == b""
+    text, following = engine.connections_json(prefix="run-")
+    assert following is None
+    assert rows_of(text) == [as_json(connection) for connection in engine.connections().items]
+    assert [row["reason"] for row in rows_of(text) if row["state"] == "draining"] == ["kicked"]
+    clients[3].close()
+    leaving.result(30)
+
+
+@pytest.mark.parametrize("limit", [1, 7, 24, 25, 26])
+def test_pages_meet_without_a_gap_and_the_last_is_known(start: Start, limit: int) -> None:
+    engine = start("echo", workers=3)
+    clients = connect(engine, 25)
+    seen: list[str] = []
+    cursor: Cursor | None = None
+    while True:
+        text, cursor = engine.connections_json(limit=limit, cursor=cursor, prefix="run-")
+        rows = rows_of(text)
+        assert len(rows) == limit or cursor is None
+        seen += [row["id"] for row in rows]
+        if cursor is None:
+            break
+    assert sorted(seen) == sorted(f"run-{connection_of(engine, client).id:x}" for client in clients)
+
+
+def test_the_filter_is_the_same(start: Start) -> None:
+    engine = start("echo", "relay")
+    clients = connect(engine, 3) + connect(engine, 4, listener=1)
+    text, _ = engine.connections_json(Filter(listener=1))
+    assert [row["service"] for row in rows_of(text)] == ["relay"] * 4
+    assert len(clients) == 7
+
+
+@pytest.mark.parametrize("prefix", ['"', "x" * 17, "a b", "é"])
+def test_a_prefix_that_would_need_an_escape_is_refused(start: Start, prefix: str) -> None:
+    with pytest.raises(ConfigurationError, match="prefix"):
+        start("echo").connections_json(prefix=prefix)
