@@ -71,13 +71,16 @@ async def _authorise(
 ) -> Caller:
     caller: Caller = request.state.caller
     for scope in required.scopes:
-        if scope not in caller.scopes:
-            detail = (
-                f"the key {caller.name!r} has no scope {scope}, which {request.method} {request.scope['path']} needs"
-            )
-            challenge = f'Bearer realm="iocpd", error="insufficient_scope", scope="{scope}"'
-            raise Problem(problems.SCOPE_MISSING, detail, headers={"www-authenticate": challenge})
+        require(caller, scope, f"{request.method} {request.scope['path']}")
     return caller
+
+
+def require(caller: Caller, scope: str, what: str) -> None:
+    """Problem 403 if the caller may not do `what`, which needs this scope."""
+    if scope not in caller.scopes:
+        detail = f"the key {caller.name!r} has no scope {scope}, which {what} needs"
+        challenge = f'Bearer realm="iocpd", error="insufficient_scope", scope="{scope}"'
+        raise Problem(problems.SCOPE_MISSING, detail, headers={"www-authenticate": challenge})
 
 
 async def _public() -> None:

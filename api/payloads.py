@@ -5,33 +5,46 @@ import binascii
 from typing import Any, Self
 
 from fastapi import Request
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
 
 from iocpd.api import problems
 from iocpd.api.problems import Problem
 from iocpd.api.settings import Settings
 
+_BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
+
+def _one_of(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": {name: schema}, "required": [name], "additionalProperties": False}
+
+
+def _exactly_one(schema: dict[str, Any]) -> None:
+    """What a model of two optional fields means here."""
+    text = {"type": "string", "description": "sent as UTF-8"}
+    encoded = {"type": "string", "description": "standard alphabet, with padding", "pattern": _BASE64}
+    description = schema["description"]
+    schema.clear()
+    schema |= {
+        "title": "Payload",
+        "description": description,
+        "oneOf": [_one_of("text", text), _one_of("base64", encoded)],
+        "examples": [{"text": "maintenance at 12:00\n"}, {"base64": "AAEC"}],
+    }
+
 
 class Payload(BaseModel):
     """Bytes to send: UTF-8 text, or anything in base64. Exactly one of the two."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "minProperties": 1,
-            "maxProperties": 1,
-            "examples": [{"text": "maintenance at 12:00\n"}, {"base64": "AAEC"}],
-        },
-    )
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_exactly_one)
 
-    text: str | None = Field(default=None, description="sent as UTF-8")
-    base64: str | None = Field(default=None, description="standard alphabet, with padding")
+    text: str | None = None
+    base64: str | None = None
 
     _data: bytes = PrivateAttr(default=b"")
 
     @model_validator(mode="after")
     def _decode(self) -> Self:
-        if (self.text is None) == (self.base64 is None):
+        if len(self.model_fields_set) != 1 or (self.text is None) == (self.base64 is None):
             raise ValueError('give either "text" or "base64"')
         if self.text is not None:
             try:

@@ -26,7 +26,9 @@ class BroadcastBody(ConnectionFilter):
         default=False, description="needed when no filter is given, so that nobody is sent to by accident"
     )
     payload: Payload
-    timeout: CommandTimeout = Field(default=5.0, description="how long to wait for the report to be final")
+    timeout: CommandTimeout = Field(
+        default="5s", validate_default=True, description="how long to wait for the report to be final"
+    )
 
     @model_validator(mode="after")
     def _check_all(self) -> Self:

@@ -89,7 +89,9 @@ class KickQuery(BaseModel):
         default="", description="kept with the ended connection as its `text`", examples=["maintenance"]
     )
     force: bool = Field(default=False, description="reset at once: nothing that is queued is sent, and no farewell")
-    timeout: CommandTimeout = Field(default=5.0, description="what has not left by then is reset")
+    timeout: CommandTimeout = Field(
+        default="5s", validate_default=True, description="what has not left by then is reset"
+    )
     farewell: str | None = Field(default=None, description="text to send before the end; or give it in the body")
 
 

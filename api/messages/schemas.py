@@ -13,7 +13,10 @@ class SendQuery(BaseModel):
 
     # A worker says within microseconds whether it queues a message; an answer before that could only guess.
     timeout: CommandTimeout = Field(
-        default=5.0, ge=0.1, description="how long to wait for the report to be final, at least 100ms"
+        default="5s",
+        validate_default=True,
+        ge=0.1,
+        description="how long to wait for the report to be final, at least 100ms",
     )
 
 

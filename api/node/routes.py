@@ -6,12 +6,11 @@ from fastapi import APIRouter, Body, Request, Response
 
 from iocpd.api import problems
 from iocpd.api.actions import action
-from iocpd.api.auth import needs
+from iocpd.api.auth import needs, require
 from iocpd.api.context import ContextDep
 from iocpd.api.keys import Caller
 from iocpd.api.node import service
 from iocpd.api.node.schemas import DrainBody, DrainOptions, DrainView, ListenerList, NodeView
-from iocpd.api.problems import Problem
 
 _COMMON: dict[int | str, dict[str, Any]] = problems.responses(
     *problems.AUTHORISED, *problems.EVERYWHERE, problems.ENGINE_STOPPED
@@ -52,11 +51,8 @@ async def begin_drain(
     """
     options = body or DrainBody()
     with action(request, caller, "drain", f"node, then {options.then}"):
-        if options.then == "shutdown" and "node:shutdown" not in caller.scopes:
-            raise Problem(
-                problems.SCOPE_MISSING,
-                f'the key {caller.name!r} has no scope node:shutdown, which "then": "shutdown" needs',
-            )
+        if options.then == "shutdown":
+            require(caller, "node:shutdown", 'a drain with "then": "shutdown"')
         return service.begin_drain(context, options, options.then)
 
 

@@ -79,12 +79,14 @@ int engine_bind(struct listener *listener, const char **step) {
     int error = platform_socket_listen(&handle, &listener->bound, listener->config.family, listener->config.scope_id,
                                        listener->config.dual_stack, listener->config.backlog, step);
     if (error) return error;
+    struct platform_address bound;
     *step = "getsockname";
-    error = platform_socket_local(handle, &listener->bound);
+    error = platform_socket_local(handle, &bound);
     if (error) {
         platform_socket_close(handle);
         return error;
     }
+    if (listener->bound.port == 0) listener->bound = bound; /* only at the start: later anybody may be reading it */
     listener->port.handle = handle;
     listener->port.family = listener->config.family == 4 ? AF_INET : AF_INET6;
     return 0;

@@ -132,7 +132,10 @@ enum iocpd_filter_field {
     IOCPD_BY_LISTENER = 2,
     IOCPD_BY_STATE = 4,
     IOCPD_BY_AGE = 8,
-    IOCPD_BY_IDLE = 16
+    IOCPD_BY_IDLE = 16,
+    IOCPD_BY_PENDING = 32,
+    IOCPD_BY_BYTES_IN = 64,
+    IOCPD_BY_BYTES_OUT = 128
 };
 
 typedef struct iocpd_filter {
@@ -143,7 +146,28 @@ typedef struct iocpd_filter {
     uint32_t state;
     int64_t older_than_us;
     int64_t idle_for_us;
+    uint64_t min_pending_bytes;
+    uint64_t min_bytes_in;
+    uint64_t min_bytes_out;
 } iocpd_filter;
+
+/* What a listing can be sorted by. */
+enum iocpd_key {
+    IOCPD_KEY_CONNECTED_AT,
+    IOCPD_KEY_LAST_ACTIVITY_AT,
+    IOCPD_KEY_BYTES_IN,
+    IOCPD_KEY_BYTES_OUT,
+    IOCPD_KEY_MESSAGES_IN,
+    IOCPD_KEY_MESSAGES_OUT,
+    IOCPD_KEY_PENDING_BYTES,
+    IOCPD_KEY_COUNT
+};
+
+typedef struct iocpd_sorted {
+    uint64_t key;
+    uint64_t serial; /* equal keys are in the order of accept */
+    uint64_t token;
+} iocpd_sorted;
 
 /* Where a listing goes on. Zeroed: at the beginning. */
 typedef struct iocpd_cursor {
@@ -305,6 +329,13 @@ uint32_t iocpd_list(iocpd_engine *engine, const iocpd_filter *filter, iocpd_curs
  * escape) and the token in hexadecimal digits. `out` has room for `limit` × IOCPD_ROW_JSON_BYTES. */
 uint32_t iocpd_list_json(iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, uint32_t limit,
                          const char *prefix, char *out, uint32_t *bytes);
+/* The connections that match, sorted as they are at this moment: up to `capacity`, and returns how many there are. */
+uint32_t iocpd_sort(iocpd_engine *engine, const iocpd_filter *filter, int32_t key, int32_t descending, iocpd_sorted *out,
+                    uint32_t capacity);
+/* Rows as in iocpd_list_json for a sorted listing, from *position, which moves on to the next that is still there, or to
+ * `count`. Who has ended meanwhile is passed over. */
+uint32_t iocpd_sorted_json(iocpd_engine *engine, const iocpd_sorted *sorted, uint32_t count, uint32_t *position, uint32_t limit,
+                           const char *prefix, char *out, uint32_t *bytes);
 uint64_t iocpd_count(iocpd_engine *engine, const iocpd_filter *filter);
 /* The newest first, those with a closed_serial below `before` (0: all). */
 uint32_t iocpd_closed_list(iocpd_engine *engine, uint64_t before, iocpd_closed *rows, uint32_t capacity);

@@ -107,6 +107,7 @@ struct port_options {
 /* What the worker's statistics show of its port. */
 struct port_counters {
     uint64_t waits, events, wakes, starved, overflows, accept_errors;
+    uint64_t provided; /* buffers that the port holds ready, without a byte in them */
 };
 
 struct port_driver;

@@ -518,6 +518,7 @@ static uint32_t uring_port_wait(struct port *base, struct port_event *events, ui
     if (error == EAGAIN || error == ENOMEM) usleep(1000); /* the kernel is out of memory: what is queued stays queued */
     u64_store(&base->counters.overflows, u32_load(port->cq_overflow));
     count += reap(port, events + count, capacity - count);
+    u64_store(&base->counters.provided, port->provided);
     u64_bump(&base->counters.events, count);
     return count;
 }

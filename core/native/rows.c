@@ -129,3 +129,19 @@ uint32_t iocpd_list_json(iocpd_engine *engine, const iocpd_filter *filter, iocpd
     *bytes = (uint32_t)(at - out);
     return count;
 }
+
+uint32_t iocpd_sorted_json(iocpd_engine *engine, const iocpd_sorted *sorted, uint32_t count, uint32_t *position, uint32_t limit,
+                           const char *prefix, char *out, uint32_t *bytes) {
+    char *at = out;
+    uint32_t written = 0;
+    iocpd_connection row;
+    ASSERT(strlen(prefix) <= IOCPD_PREFIX_BYTES);
+    for (; *position < count; ++*position) {
+        if (iocpd_get(engine, sorted[*position].token, &row) != IOCPD_OK) continue;
+        if (written == limit) break;
+        if (written++ > 0) *at++ = ',';
+        at = put_row(at, engine, &row, prefix);
+    }
+    *bytes = (uint32_t)(at - out);
+    return written;
+}

