@@ -1,5 +1,6 @@
 """The ASGI application over a running engine."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -77,8 +78,12 @@ def create_app(
     registry.register(EngineCollector(engine, settings))
     ProcessCollector(registry=registry)
     app.state.context = context
+    app.state.methods = defaultdict(set)
     for router in _ROUTERS:
         app.include_router(router)
+        for route in router.routes:
+            assert isinstance(route, APIRoute)  # check_scopes has refused any other
+            app.state.methods[route.path] |= route.methods
     app.add_middleware(RequestMiddleware, context=context)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)

@@ -34,7 +34,13 @@ def format_duration(seconds: float) -> str:
 Duration = Annotated[
     float,
     BeforeValidator(parse_duration),
-    WithJsonSchema({"type": "string", "pattern": f"^{_PATTERN}$", "examples": ["90s", "5m"]}),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "pattern": f"^{_PATTERN}$"}, {"type": "number", "minimum": 0}],
+            "description": "such as 90s or 5m, or plain seconds",
+            "examples": ["90s", "5m"],
+        }
+    ),
 ]
 """Seconds, read from text such as `90s`."""
 

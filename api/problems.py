@@ -113,7 +113,7 @@ ORIGIN_REFUSED = Kind(
 )
 ROUTE_UNKNOWN = Kind("route_unknown", 404, "No such resource", "there is nothing at /v1/conections; see /openapi.json")
 METHOD_NOT_ALLOWED = Kind(
-    "method_not_allowed", 405, "Method not allowed", "POST does not work on /v1/connections; GET does"
+    "method_not_allowed", 405, "Method not allowed", "POST does not work on /v1/connections; use GET"
 )
 REQUEST_TIMEOUT = Kind(
     "request_timeout", 408, "The request took too long", "the request's body was not complete after 30 s"
@@ -248,8 +248,9 @@ def from_http_exception(request: Request, error: HTTPException) -> Problem:
     if kind is ROUTE_UNKNOWN:
         return Problem(kind, f"there is nothing at {path}; /openapi.json lists what there is")
     if kind is METHOD_NOT_ALLOWED:
-        allowed = dict(error.headers or {}).get("Allow", "")
-        return Problem(kind, f"{request.method} does not work on {path}; {allowed} does", headers=error.headers)
+        # The error names the methods of one route; a path may have several.
+        allowed = ", ".join(sorted(request.app.state.methods[request.scope["route"].path]))
+        return Problem(kind, f"{request.method} does not work on {path}; use {allowed}", headers={"allow": allowed})
     return Problem(kind, str(error.detail))
 
 

@@ -25,6 +25,7 @@ from .errors import (
     SendQueueFull,
     StartError,
 )
+from .listing import SortedListing, SortKey
 from .model import (
     By,
     ClosedConnection,
@@ -72,6 +73,8 @@ __all__ = [
     "Reason",
     "Report",
     "SendQueueFull",
+    "SortKey",
+    "SortedListing",
     "StartError",
     "State",
     "WorkerStats",

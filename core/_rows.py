@@ -168,6 +168,15 @@ def filter_struct(filter: Filter | None) -> Any:
     if filter.idle_for is not None:
         out.fields |= lib.IOCPD_BY_IDLE
         out.idle_for_us = round(filter.idle_for * 1e6)
+    if filter.min_pending_bytes is not None:
+        out.fields |= lib.IOCPD_BY_PENDING
+        out.min_pending_bytes = filter.min_pending_bytes
+    if filter.min_bytes_in is not None:
+        out.fields |= lib.IOCPD_BY_BYTES_IN
+        out.min_bytes_in = filter.min_bytes_in
+    if filter.min_bytes_out is not None:
+        out.fields |= lib.IOCPD_BY_BYTES_OUT
+        out.min_bytes_out = filter.min_bytes_out
     return out
 
 

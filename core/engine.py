@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 import warnings
@@ -11,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
-from . import _rows
+from . import _rows, listing
 from ._native import ffi, lib
 from ._run import Command, Run, lower_priority, probe
 from .config import EngineConfig, milliseconds
@@ -24,6 +23,7 @@ from .errors import (
     EngineTimeout,
     StartError,
 )
+from .listing import SortedListing, SortKey
 from .model import (
     ClosedConnection,
     Connection,
@@ -47,10 +47,8 @@ KickResult: TypeAlias = ClosedConnection | None
 # A kick's timeout is the client's; the engine then resets the connection, and gets so long to tell.
 _KICK_MARGIN = 5.0
 _JOIN_MS = 100  # a call into C answers to no signal, so Ctrl-C waits so long at most
-_TOKEN_SLOT_BITS, _TOKEN_WORKER_BITS, _TOKEN_BITS = 20, 6, 53
-_PAGE_MAX = 65536
+_TOKEN_BITS = 53
 _BYTES_MAX = 1024**3
-_new_text = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class Engine:
@@ -188,11 +186,7 @@ class Engine:
         Raises:
             ConfigurationError: For a limit or a cursor that can't be.
         """
-        run, place = self._started(), _place(limit, cursor)
-        rows = ffi.new("iocpd_connection[]", limit + 1)  # one more tells whether the page is the last
-        count = lib.iocpd_list(run.native, _rows.filter_struct(filter), place, rows, limit + 1)
-        following = _before(rows[limit], place) if count > limit else None
-        return Page(_rows.connections(rows, min(count, limit), run.services), following, place.last_serial)
+        return listing.page(self._started(), filter, limit, cursor)
 
     def connections_json(
         self, filter: Filter | None = None, *, limit: int = 100, cursor: Cursor | None = None, prefix: str = ""
@@ -210,20 +204,19 @@ class Engine:
         Raises:
             ConfigurationError: For a limit, a cursor or a prefix that can't be.
         """
-        if not re.fullmatch(rf"[A-Za-z0-9-]{{0,{lib.IOCPD_PREFIX_BYTES}}}", prefix):
-            raise ConfigurationError(
-                "prefix", prefix, f"must be at most {lib.IOCPD_PREFIX_BYTES} letters, digits, dashes"
-            )
-        run, place = self._started(), _place(limit, cursor)
-        where, out, size = (
-            _rows.filter_struct(filter),
-            _new_text("char[]", limit * lib.IOCPD_ROW_JSON_BYTES),
-            ffi.new("uint32_t *"),
-        )
-        lib.iocpd_list_json(run.native, where, place, limit, prefix.encode(), out, size)
-        beyond = ffi.new("iocpd_connection *")
-        more = lib.iocpd_list(run.native, where, place, beyond, 1) == 1
-        return bytes(ffi.buffer(out, size[0])), _before(beyond, place) if more else None
+        return listing.page_json(self._started(), filter, limit, cursor, prefix)
+
+    def sort(
+        self, filter: Filter | None = None, *, key: SortKey = SortKey.CONNECTED_AT, descending: bool = False
+    ) -> SortedListing:
+        """The connections that match now, sorted once; pages of it stay consistent while connections come and go.
+
+        Args:
+            filter: Which connections; None: all.
+            key: What to sort by; equal ones are in the order in which they connected.
+            descending: The largest, or the latest, first.
+        """
+        return SortedListing(self._started(), filter, SortKey(key), descending)
 
     def count(self, filter: Filter | None = None) -> int:
         """How many connections match."""
@@ -253,8 +246,7 @@ class Engine:
         Raises:
             ConfigurationError: For a limit or a serial that can't be.
         """
-        if not 1 <= limit <= _PAGE_MAX:
-            raise ConfigurationError("limit", limit, f"must be from 1 to {_PAGE_MAX}")
+        listing.check_limit(limit)
         if not 0 <= before < 1 << 64:
             raise ConfigurationError("before", before, "must be a closed_serial, or 0")
         run, rows = self._started(), ffi.new("iocpd_closed[]", limit)
@@ -469,22 +461,3 @@ def _wait(what: str, command: Command[T], timeout: float) -> T:
         raise EngineTimeout(what, timeout, command.report()) from None
     finally:
         del command  # an error's traceback has this frame, and would keep the engine's memory through it
-
-
-def _place(limit: int, cursor: Cursor | None) -> Any:
-    """The cursor for C of a page that begins at `cursor`."""
-    if not 1 <= limit <= _PAGE_MAX:
-        raise ConfigurationError("limit", limit, f"must be from 1 to {_PAGE_MAX}")
-    place = ffi.new("iocpd_cursor *")
-    if cursor is not None:
-        if not (0 <= cursor.worker < 1 << 32 and 0 <= cursor.slot < 1 << 32 and 0 <= cursor.last_serial < 1 << 64):
-            raise ConfigurationError("cursor", cursor, "must be one that a page gave")
-        place.last_serial, place.worker, place.slot = cursor.last_serial, cursor.worker, cursor.slot
-    return place
-
-
-def _before(row: Any, place: Any) -> Cursor:
-    """Where a page begins that shows `row` first."""
-    slot = row.token & ((1 << _TOKEN_SLOT_BITS) - 1)
-    worker = row.token >> _TOKEN_SLOT_BITS & ((1 << _TOKEN_WORKER_BITS) - 1)
-    return Cursor(place.last_serial, worker, slot)

@@ -79,6 +79,9 @@ class Filter:
         state: The state now.
         older_than: Seconds since it connected, at least.
         idle_for: Seconds since its last byte in either direction, at least.
+        min_pending_bytes: Bytes in its send queue, at least.
+        min_bytes_in: Bytes received, at least.
+        min_bytes_out: Bytes that the system has taken to send, at least.
 
     Raises:
         ConfigurationError: For a negative or unbounded value.
@@ -89,6 +92,9 @@ class Filter:
     state: State | None = None
     older_than: float | None = None
     idle_for: float | None = None
+    min_pending_bytes: int | None = None
+    min_bytes_in: int | None = None
+    min_bytes_out: int | None = None
 
     def __post_init__(self) -> None:
         if self.listener is not None and not 0 <= self.listener < 65536:
@@ -96,6 +102,10 @@ class Filter:
         for field, seconds in (("older_than", self.older_than), ("idle_for", self.idle_for)):
             if seconds is not None and not (math.isfinite(seconds) and 0 <= seconds <= 1e9):
                 raise ConfigurationError(field, seconds, "must be from 0 to 1e9 seconds")
+        for field in ("min_pending_bytes", "min_bytes_in", "min_bytes_out"):
+            least = getattr(self, field)
+            if least is not None and not 0 <= least < 1 << 63:
+                raise ConfigurationError(field, least, "must be from 0 to 2**63 - 1 bytes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, StrictBool, model_validator
 
 from iocpd.api.connections.schemas import ConnectionFilter
 from iocpd.api.durations import CommandTimeout
@@ -22,7 +22,7 @@ class BroadcastBody(ConnectionFilter):
         },
     )
 
-    all: bool = Field(
+    all: StrictBool = Field(
         default=False, description="needed when no filter is given, so that nobody is sent to by accident"
     )
     payload: Payload

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from iocpd.api.durations import Duration
 from iocpd.api.payloads import Payload
@@ -23,7 +23,7 @@ class DrainOptions(BaseModel):
     grace: Annotated[Duration, Field(le=_DAY)] | None = Field(
         default=None, description="then accept nobody for so long, and leave clients the time to go by themselves"
     )
-    rate_per_s: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+    rate_per_s: Annotated[StrictInt, Field(ge=0, le=1_000_000)] | None = Field(
         default=None, description="then end so many connections a second; 0: all at once"
     )
     deadline: Annotated[Duration, Field(le=_DAY)] | None = Field(

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from iocpd.core import ConfigurationError, Connection, Cursor, Engine, Filter
-from tests.support import connect, connection_of
+from iocpd.core import ConfigurationError, Connection, Cursor, Engine, Filter, SortKey
+from tests.support import connect, connection_of, eventually
 
 Start = Callable[..., Engine]
 
@@ -82,6 +82,54 @@ def test_the_filter_is_the_same(start: Start) -> None:
     text, _ = engine.connections_json(Filter(listener=1))
     assert [row["service"] for row in rows_of(text)] == ["relay"] * 4
     assert len(clients) == 7
+
+
+@pytest.mark.parametrize("descending", [False, True])
+def test_a_sorted_listing_shows_each_that_stays_once_and_in_its_order(start: Start, descending: bool) -> None:
+    engine = start("echo", workers=3)
+    clients = connect(engine, 60)
+    sizes = {client: 1 + number * 37 % 60 for number, client in enumerate(clients)}
+    assert all(client.echoes(bytes(sizes[client])) for client in clients)
+    listing = engine.sort(key=SortKey.BYTES_IN, descending=descending)
+    assert len(listing) == 60
+    expected = sorted(clients, key=lambda client: sizes[client], reverse=descending)
+    gone = set(expected[5:50:5])
+    ids = {client: f"{connection_of(engine, client).id:x}" for client in clients}
+    text, position = listing.page_json(limit=7)
+    seen = [row["id"] for row in rows_of(text)]
+    # Between the pages some leave, others come, and one changes what it is sorted by.
+    for client in gone:
+        client.close()
+    eventually(lambda: engine.count() == 60 - len(gone))
+    newcomers = connect(engine, 5)
+    assert all(client.echoes(bytes(5000)) for client in [*newcomers, expected[-1]])
+    while position is not None:
+        text, position = listing.page_json(position, limit=7)
+        seen += [row["id"] for row in rows_of(text)]
+    kept = [ids[client] for client in expected if client not in gone]
+    assert [id for id in seen if id in kept] == kept
+    assert len(seen) == len(set(seen))
+    assert set(seen) <= set(ids.values())
+
+
+def test_a_position_behind_the_end_of_a_sorted_listing_is_refused(start: Start) -> None:
+    listing = start("echo").sort()
+    assert listing.page_json() == (b"", None)
+    with pytest.raises(ConfigurationError, match="position"):
+        listing.page_json(1)
+
+
+def test_minimum_filters_match_what_is_at_least_so_much(start: Start) -> None:
+    engine = start("echo", workers=1)
+    clients = connect(engine, 4)
+    for number, client in enumerate(clients):
+        assert client.echoes(bytes(100 * (number + 1)))
+    assert engine.count(Filter(min_bytes_in=200)) == 3
+    # What went out is counted when the send has completed, which is after the client has it.
+    assert eventually(lambda: engine.count(Filter(min_bytes_in=200, min_bytes_out=301)) == 1)
+    assert engine.count(Filter(min_pending_bytes=1)) == 0
+    with pytest.raises(ConfigurationError, match="min_bytes_in"):
+        Filter(min_bytes_in=-1)
 
 
 @pytest.mark.parametrize("prefix", ['"', "x" * 17, "a b", "é"])

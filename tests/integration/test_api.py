@@ -33,7 +33,8 @@ TEXT = {"json": {"text": "x"}}
     ("method", "path", "options", "status", "code", "mentions"),
     [
         ("GET", "/v1/nothing", {}, 404, "route_unknown", "/v1/nothing"),
-        ("POST", "/v1/connections", {}, 405, "method_not_allowed", "GET"),
+        ("POST", "/v1/connections", {}, 405, "method_not_allowed", "use GET"),
+        ("POST", "/v1/node/drain", {}, 405, "method_not_allowed", "use DELETE, GET, PUT"),
         ("GET", "/v1/connections/abc", {}, 404, "connection_unknown", "'abc'"),
         ("GET", "/v1/connections/bbbbbb-1", {}, 410, "connection_of_another_run", "earlier run"),
         ("DELETE", "/v1/connections/abc", {}, 404, "connection_unknown", "'abc'"),
