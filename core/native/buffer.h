@@ -23,9 +23,9 @@ struct outgoing {
     struct outgoing *next;
     const uint8_t *data;
     uint32_t bytes;
-    bool is_buffer;          /* this is the head of a struct buffer; otherwise a node of the worker's own store */
-    struct payload *payload; /* what `data` points into, unless it is a buffer */
-    struct iocpd_ticket *ticket;   /* who is told what became of it; may be NULL */
+    bool is_buffer;              /* this is the head of a struct buffer; otherwise a node of the worker's own store */
+    struct payload *payload;     /* what `data` points into, unless it is a buffer */
+    struct iocpd_ticket *ticket; /* who is told what became of it; may be NULL */
 };
 
 struct buffer {

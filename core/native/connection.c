@@ -15,7 +15,9 @@ uint64_t connection_token(const struct connection *connection) {
     return token_make(connection->generation, connection->worker->number, connection->slot);
 }
 
-static void touch(struct connection *connection) { u64_store(&connection->last_activity_ns, (uint64_t)connection->worker->now_ns); }
+static void touch(struct connection *connection) {
+    u64_store(&connection->last_activity_ns, (uint64_t)connection->worker->now_ns);
+}
 
 /* When receive buffers grow scarce, those who don't read must not hold them: their bytes move to memory of their own, and they
  * may queue very little. */
@@ -337,7 +339,8 @@ void connection_drain(struct connection *connection, enum iocpd_reason reason, s
         connection->over_soft_ns = 0;
         touch(connection);
     }
-    if (deadline_ns && (connection->deadline_ns == 0 || deadline_ns < connection->deadline_ns)) connection->deadline_ns = deadline_ns;
+    if (deadline_ns && (connection->deadline_ns == 0 || deadline_ns < connection->deadline_ns))
+        connection->deadline_ns = deadline_ns;
     set_timer(connection);
     mark_dirty(connection);
 }
@@ -422,7 +425,8 @@ static void draining_step(struct connection *connection) {
 
 void connection_flush(struct connection *connection) {
     if (connection->state != IOCPD_CLOSING_STATE) receive_update(connection);
-    if (connection->state != IOCPD_CLOSING_STATE && connection->first && !connection->socket.send.outstanding) send_start(connection);
+    if (connection->state != IOCPD_CLOSING_STATE && connection->first && !connection->socket.send.outstanding)
+        send_start(connection);
     if (connection->state == IOCPD_DRAINING) draining_step(connection);
     if (connection->state == IOCPD_CLOSING_STATE) closing_step(connection);
     connection->flags &= ~(uint32_t)CONNECTION_DIRTY; /* last: a step that changes the state is followed by that state's step */

@@ -20,12 +20,12 @@ struct worker;
 struct iocpd_ticket;
 
 enum connection_flag {
-    CONNECTION_DIRTY = 1,         /* in worker->dirty */
-    CONNECTION_PAUSED = 2,        /* the receive is not wanted: too much is queued */
-    CONNECTION_RELAY_PAUSED = 4,  /* the same, because relayed messages wait; in worker->relay_paused */
-    CONNECTION_END_SEEN = 8,      /* end of file has been read */
-    CONNECTION_END_SENT = 16,     /* SD_SEND is done */
-    CONNECTION_CANCELLED = 32,    /* CLOSING: the outstanding operations were asked to end */
+    CONNECTION_DIRTY = 1,        /* in worker->dirty */
+    CONNECTION_PAUSED = 2,       /* the receive is not wanted: too much is queued */
+    CONNECTION_RELAY_PAUSED = 4, /* the same, because relayed messages wait; in worker->relay_paused */
+    CONNECTION_END_SEEN = 8,     /* end of file has been read */
+    CONNECTION_END_SENT = 16,    /* SD_SEND is done */
+    CONNECTION_CANCELLED = 32,   /* CLOSING: the outstanding operations were asked to end */
 };
 
 struct connection {
@@ -44,15 +44,15 @@ struct connection {
 
     /* The owner's. */
     struct worker *worker;
-    struct outgoing *first, *last; /* the send queue */
-    struct port_gather *gather;    /* of the outstanding send, if it has several pieces */
-    struct connection *next;       /* free list, or worker->dirty */
+    struct outgoing *first, *last;  /* the send queue */
+    struct port_gather *gather;     /* of the outstanding send, if it has several pieces */
+    struct connection *next;        /* free list, or worker->dirty */
     struct connection *next_paused; /* worker->relay_paused */
-    struct iocpd_ticket *waiters;  /* kicks that wait for the end; the first gives the text */
-    int64_t deadline_ns;           /* DRAINING: then it is reset; 0: none */
-    int64_t over_soft_ns;          /* since when the queue has been above the soft limit; 0: it is not */
+    struct iocpd_ticket *waiters;   /* kicks that wait for the end; the first gives the text */
+    int64_t deadline_ns;            /* DRAINING: then it is reset; 0: none */
+    int64_t over_soft_ns;           /* since when the queue has been above the soft limit; 0: it is not */
     uint32_t slot;
-    uint32_t timer; /* 1 + its place in worker->timers; 0: none */
+    uint32_t timer;  /* 1 + its place in worker->timers; 0: none */
     uint32_t pieces; /* in the send queue */
     uint32_t flags;
     int32_t os_error;

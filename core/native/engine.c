@@ -118,8 +118,12 @@ static void refuse(socket_t handle, uint64_t *counter) {
 
 static void hand_on(struct iocpd_engine *engine, struct listener *listener, const struct port_event *event) {
     struct worker *worker = least_loaded(engine);
-    struct adoption adoption = {.message.kind = MESSAGE_ADOPT, .handle = event->accepted, .listener = listener->number,
-                                .serial = u64_load(&engine->last_serial) + 1, .peer = event->peer, .local = event->local};
+    struct adoption adoption = {.message.kind = MESSAGE_ADOPT,
+                                .handle = event->accepted,
+                                .listener = listener->number,
+                                .serial = u64_load(&engine->last_serial) + 1,
+                                .peer = event->peer,
+                                .local = event->local};
     struct adoption *message = NULL;
     if (worker->number != 0) {
         message = memory_new(sizeof *message);
@@ -161,7 +165,8 @@ void engine_accepted(struct iocpd_engine *engine, const struct port_event *event
 
 void engine_connection_ended(struct iocpd_engine *engine, uint32_t listener) {
     u64_add(&engine->listeners[listener].connections, (uint64_t)-1);
-    if (u64_add(&engine->connections, (uint64_t)-1) == 1 && engine_phase(engine) != IOCPD_PHASE_NONE) worker_wake(&engine->workers[0]);
+    if (u64_add(&engine->connections, (uint64_t)-1) == 1 && engine_phase(engine) != IOCPD_PHASE_NONE)
+        worker_wake(&engine->workers[0]);
 }
 
 void engine_wake_all(struct iocpd_engine *engine) {
@@ -287,10 +292,12 @@ static int32_t build(iocpd_engine *engine, const iocpd_config *config, iocpd_pro
     }
     engine->worker_count = config->workers;
     for (uint32_t i = 0; i < config->workers; i++)
-        if (worker_init(&engine->workers[i], engine, i)) return problem_set(problem, IOCPD_NO_MEMORY, 0, "no memory for a worker");
+        if (worker_init(&engine->workers[i], engine, i))
+            return problem_set(problem, IOCPD_NO_MEMORY, 0, "no memory for a worker");
     status = bind_listeners(engine, problem);
     /* Worker 0 last: it accepts at once and hands on to the others. */
-    for (uint32_t i = config->workers; status == IOCPD_OK && i-- > 0;) status = start_worker(engine, &engine->workers[i], problem);
+    for (uint32_t i = config->workers; status == IOCPD_OK && i-- > 0;)
+        status = start_worker(engine, &engine->workers[i], problem);
     return status;
 }
 
@@ -488,7 +495,8 @@ int32_t iocpd_kick(iocpd_engine *engine, uint64_t token, int32_t force, uint32_t
     return command_post(worker, ticket, out);
 }
 
-int32_t iocpd_broadcast(iocpd_engine *engine, const iocpd_filter *filter, const uint8_t *data, uint32_t bytes, iocpd_ticket **out) {
+int32_t iocpd_broadcast(iocpd_engine *engine, const iocpd_filter *filter, const uint8_t *data, uint32_t bytes,
+                        iocpd_ticket **out) {
     if (engine_phase(engine) >= IOCPD_PHASE_EXITING) return IOCPD_STOPPED;
     if (u64_load(&engine->broadcasts) >= engine->config.inbox_capacity) {
         u64_add(&engine->workers[0].inbox_busy, 1); /* it is refused for all of them; one counts it */

@@ -3,8 +3,9 @@
  * core/_build.py hands the part between the two cffi marks to cffi as it is, so it holds declarations alone.
  *
  * Every function may be called from any thread unless it says otherwise. None waits for a worker but iocpd_wait and
- * iocpd_join, which take a time limit, and iocpd_drain and iocpd_drain_cancel, which wait for worker 0's next turn. Strings are UTF-8; addresses are 16 bytes, IPv4 as ::ffff:a.b.c.d; times are
- * microseconds since 1970 (UTC) on a clock that was set at the engine's start and never goes back.
+ * iocpd_join, which take a time limit, and iocpd_drain and iocpd_drain_cancel, which wait for worker 0's next turn. Strings are
+ * UTF-8; addresses are 16 bytes, IPv4 as ::ffff:a.b.c.d; times are microseconds since 1970 (UTC) on a clock that was set at the
+ * engine's start and never goes back.
  */
 #ifndef IOCPD_ENGINE_H
 #define IOCPD_ENGINE_H
@@ -25,7 +26,7 @@ enum {
 
 enum iocpd_status {
     IOCPD_OK,
-    IOCPD_SYSTEM,      /* a system call failed: see os_error */
+    IOCPD_SYSTEM, /* a system call failed: see os_error */
     IOCPD_NO_MEMORY,
     IOCPD_UNAVAILABLE, /* this backend does not work here */
     IOCPD_BUSY,        /* a queue between threads is at its bound; nothing was done */
@@ -73,8 +74,8 @@ typedef struct iocpd_problem {
 typedef struct iocpd_listener_config {
     uint8_t ip[16];
     uint32_t scope_id;
-    uint16_t port; /* 0: the system chooses */
-    uint8_t family; /* 4 or 6 */
+    uint16_t port;      /* 0: the system chooses */
+    uint8_t family;     /* 4 or 6 */
     uint8_t dual_stack; /* family 6: also take IPv4 */
     int32_t service;
     int32_t backlog;
@@ -89,7 +90,7 @@ typedef struct iocpd_config {
     uint32_t first_byte_ms; /* 0: no limit */
     uint32_t idle_ms;       /* 0: no limit */
     uint32_t send_soft_bytes;
-    uint32_t send_soft_ms;  /* above the soft limit for so long: slow_consumer */
+    uint32_t send_soft_ms; /* above the soft limit for so long: slow_consumer */
     uint32_t send_hard_bytes;
     uint32_t receive_buffer_bytes;
     uint32_t receive_buffers; /* of each worker, at most */
@@ -191,14 +192,14 @@ typedef struct iocpd_report {
 
 enum iocpd_phase {
     IOCPD_PHASE_NONE,
-    IOCPD_PHASE_LB_DELAY,   /* not ready any more, still accepting */
-    IOCPD_PHASE_LISTENERS,  /* listeners close, outstanding accepts are reaped */
-    IOCPD_PHASE_GRACE,      /* nothing new; clients may leave by themselves */
-    IOCPD_PHASE_EVICT,      /* connections are drained, at a rate if one is set */
-    IOCPD_PHASE_HARD,       /* the deadline has passed: what is left is cancelled */
-    IOCPD_PHASE_DRAINED,    /* no connection is left */
-    IOCPD_PHASE_EXITING,    /* exit completions are posted */
-    IOCPD_PHASE_STOPPED     /* every worker took its exit completion and was joined */
+    IOCPD_PHASE_LB_DELAY,  /* not ready any more, still accepting */
+    IOCPD_PHASE_LISTENERS, /* listeners close, outstanding accepts are reaped */
+    IOCPD_PHASE_GRACE,     /* nothing new; clients may leave by themselves */
+    IOCPD_PHASE_EVICT,     /* connections are drained, at a rate if one is set */
+    IOCPD_PHASE_HARD,      /* the deadline has passed: what is left is cancelled */
+    IOCPD_PHASE_DRAINED,   /* no connection is left */
+    IOCPD_PHASE_EXITING,   /* exit completions are posted */
+    IOCPD_PHASE_STOPPED    /* every worker took its exit completion and was joined */
 };
 
 typedef struct iocpd_drain_config {
@@ -233,10 +234,10 @@ typedef struct iocpd_listener_stats {
     uint8_t open;
     int32_t service;
     uint64_t accepted;
-    uint64_t refused_limit;      /* max_connections */
-    uint64_t refused_memory;     /* no memory or no slot for the connection */
-    uint64_t refused_gone;       /* the client had left before it was taken over */
-    uint64_t accept_errors;      /* no handle or no memory in the system: retried */
+    uint64_t refused_limit;  /* max_connections */
+    uint64_t refused_memory; /* no memory or no slot for the connection */
+    uint64_t refused_gone;   /* the client had left before it was taken over */
+    uint64_t accept_errors;  /* no handle or no memory in the system: retried */
     uint64_t connections;
 } iocpd_listener_stats;
 
@@ -251,8 +252,8 @@ typedef struct iocpd_worker_stats {
     uint64_t pending_bytes;
     uint64_t turns;
     uint64_t events;
-    uint64_t starved;   /* receives that had to wait for a buffer */
-    uint64_t overflows; /* of the completion queue */
+    uint64_t starved;    /* receives that had to wait for a buffer */
+    uint64_t overflows;  /* of the completion queue */
     uint64_t inbox_busy; /* commands refused because the inbox was full */
     uint64_t buffers;
     uint64_t buffers_in_use;

@@ -64,8 +64,8 @@ struct iocpd_engine {
     platform_event exit_event; /* the phase is EXITING */
     bool joined;
 
-    void *done;               /* atomic stack of tickets */
-    uint32_t waiter_sleeping; /* atomic */
+    void *done;                        /* atomic stack of tickets */
+    uint32_t waiter_sleeping;          /* atomic */
     struct iocpd_ticket *done_backlog; /* iocpd_wait's */
     platform_event wait_event;
 };

@@ -26,11 +26,11 @@
 #define _WIN32_WINNT 0x0A00
 #endif
 /* clang-format off: winsock2.h must come before windows.h */
+#include <mswsock.h>
+#include <process.h>
+#include <windows.h>
 #include <winsock2.h>
 #include <ws2tcpip.h>
-#include <mswsock.h>
-#include <windows.h>
-#include <process.h>
 /* clang-format on */
 typedef SOCKET socket_t;
 #define SOCKET_NONE INVALID_SOCKET
@@ -55,7 +55,7 @@ typedef struct iovec port_slice;
 void platform_assert_failed(const char *what, const char *file, int line);
 #define ASSERT(condition) ((condition) ? (void)0 : platform_assert_failed(#condition, __FILE__, __LINE__))
 
-#define CONTAINER_OF(pointer, type, member) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
+#define CONTAINER_OF(pointer, type, member) ((type *)(void *)((char *)(pointer) - offsetof(type, member)))
 
 /* ---- atomics ------------------------------------------------------------------------------------------------------- */
 
@@ -65,14 +65,18 @@ static inline uint64_t u64_load(const uint64_t *p) { return (uint64_t)ReadNoFenc
 static inline uint64_t u64_load_acquire(const uint64_t *p) { return (uint64_t)ReadAcquire64((const volatile LONG64 *)p); }
 static inline void u64_store(uint64_t *p, uint64_t v) { WriteNoFence64((volatile LONG64 *)p, (LONG64)v); }
 static inline void u64_store_release(uint64_t *p, uint64_t v) { WriteRelease64((volatile LONG64 *)p, (LONG64)v); }
-static inline uint64_t u64_add(uint64_t *p, uint64_t n) { return (uint64_t)InterlockedExchangeAdd64((volatile LONG64 *)p, (LONG64)n); }
+static inline uint64_t u64_add(uint64_t *p, uint64_t n) {
+    return (uint64_t)InterlockedExchangeAdd64((volatile LONG64 *)p, (LONG64)n);
+}
 static inline uint32_t u32_load(const uint32_t *p) { return (uint32_t)ReadNoFence((const volatile LONG *)p); }
 static inline uint32_t u32_load_acquire(const uint32_t *p) { return (uint32_t)ReadAcquire((const volatile LONG *)p); }
 static inline uint32_t u32_load_ordered(uint32_t *p) { return (uint32_t)InterlockedOr((volatile LONG *)p, 0); }
 static inline void u32_store(uint32_t *p, uint32_t v) { WriteNoFence((volatile LONG *)p, (LONG)v); }
 static inline void u32_store_release(uint32_t *p, uint32_t v) { WriteRelease((volatile LONG *)p, (LONG)v); }
 static inline uint32_t u32_add(uint32_t *p, uint32_t n) { return (uint32_t)InterlockedExchangeAdd((volatile LONG *)p, (LONG)n); }
-static inline uint32_t u32_exchange(uint32_t *p, uint32_t v) { return (uint32_t)InterlockedExchange((volatile LONG *)p, (LONG)v); }
+static inline uint32_t u32_exchange(uint32_t *p, uint32_t v) {
+    return (uint32_t)InterlockedExchange((volatile LONG *)p, (LONG)v);
+}
 static inline bool u32_swap_if(uint32_t *p, uint32_t expected, uint32_t v) {
     return (uint32_t)InterlockedCompareExchange((volatile LONG *)p, (LONG)v, (LONG)expected) == expected;
 }

@@ -23,9 +23,9 @@
 #include "platform.h"
 
 enum {
-    PORT_SLICES_MAX = 64,   /* segments in one send; more than 1,024 fail on Windows */
-    PORT_EVENTS_MAX = 256,  /* events in one batch */
-    PORT_ACCEPTS_MAX = 32,  /* AcceptEx calls that are outstanding on each listener */
+    PORT_SLICES_MAX = 64,  /* segments in one send; more than 1,024 fail on Windows */
+    PORT_EVENTS_MAX = 256, /* events in one batch */
+    PORT_ACCEPTS_MAX = 32, /* AcceptEx calls that are outstanding on each listener */
     PORT_LISTENERS_MAX = 64,
 };
 
@@ -63,7 +63,7 @@ struct port_socket {
     /* What is being sent: set by the engine before `send`, pinned until its final event. */
     const port_slice *slices;
     uint32_t slice_count;
-    uint32_t flags;   /* the driver's */
+    uint32_t flags; /* the driver's */
 #ifdef _WIN32
     struct buffer *filling; /* the driver's: what the pending receive fills */
 #endif
@@ -92,11 +92,11 @@ struct port_event {
     bool final;            /* the last event of its operation */
     enum port_error error; /* RECEIVED with PORT_OK and no buffer is end of file */
     int32_t os_error;
-    uint32_t bytes;              /* SENT: how many went out, may be short; also set for an error or a cancel */
-    struct port_socket *socket;  /* RECEIVED, SENT */
-    struct buffer *buffer;       /* RECEIVED: the engine's from now on, buffer->bytes long, at least 1 */
-    struct port_listener *listener; /* ACCEPTED */
-    socket_t accepted;              /* ACCEPTED: the engine's from now on; SOCKET_NONE for an error */
+    uint32_t bytes;                      /* SENT: how many went out, may be short; also set for an error or a cancel */
+    struct port_socket *socket;          /* RECEIVED, SENT */
+    struct buffer *buffer;               /* RECEIVED: the engine's from now on, buffer->bytes long, at least 1 */
+    struct port_listener *listener;      /* ACCEPTED */
+    socket_t accepted;                   /* ACCEPTED: the engine's from now on; SOCKET_NONE for an error */
     struct platform_address peer, local; /* ACCEPTED */
 };
 
@@ -142,8 +142,8 @@ struct port_driver {
     int (*send)(struct port *port, struct port_socket *socket);
     void (*send_cancel)(struct port *port, struct port_socket *socket);
 
-    /* Fills at most `capacity` events (at least 8); waits at most timeout_ns (< 0: for ever, 0: not at all). Returns how many. A failing
-     * system call gives 0 events after a short pause, never an error: nobody could act on it. */
+    /* Fills at most `capacity` events (at least 8); waits at most timeout_ns (< 0: for ever, 0: not at all). Returns how many. A
+     * failing system call gives 0 events after a short pause, never an error: nobody could act on it. */
     uint32_t (*wait)(struct port *port, struct port_event *events, uint32_t capacity, int64_t timeout_ns);
     /* Any thread. */
     void (*post)(struct port *port, enum port_post what);

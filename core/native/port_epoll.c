@@ -284,7 +284,8 @@ static void listener_watch(struct epoll_port *port, struct port_listener *listen
     epoll_ctl(port->epoll, EPOLL_CTL_MOD, listener->handle, &event);
 }
 
-static uint32_t accept_some(struct epoll_port *port, struct port_listener *listener, struct port_event *events, uint32_t capacity) {
+static uint32_t accept_some(struct epoll_port *port, struct port_listener *listener, struct port_event *events,
+                            uint32_t capacity) {
     uint32_t count = 0;
     while (count < capacity) {
         int handle = accept4(listener->handle, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);

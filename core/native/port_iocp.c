@@ -199,8 +199,7 @@ static struct port_operation *list_pop(struct operation_list *list) {
 
 static int extension(socket_t handle, GUID id, void *function, DWORD function_bytes) {
     DWORD bytes;
-    return WSAIoctl(handle, SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof id, function, function_bytes, &bytes, NULL,
-                    NULL)
+    return WSAIoctl(handle, SIO_GET_EXTENSION_FUNCTION_POINTER, &id, sizeof id, function, function_bytes, &bytes, NULL, NULL)
                ? WSAGetLastError()
                : 0;
 }
@@ -261,8 +260,7 @@ static int iocp_port_attach(struct port *base, struct port_socket *socket) {
     port_assert_owner(base);
     if (!CreateIoCompletionPort((HANDLE)socket->handle, port->handle, (ULONG_PTR)socket, 0)) return (int)GetLastError();
     const UCHAR modes = FILE_SKIP_COMPLETION_PORT_ON_SUCCESS | FILE_SKIP_SET_EVENT_ON_HANDLE;
-    bool skips =
-        provider_has_true_handles(socket->handle) && SetFileCompletionNotificationModes((HANDLE)socket->handle, modes);
+    bool skips = provider_has_true_handles(socket->handle) && SetFileCompletionNotificationModes((HANDLE)socket->handle, modes);
     socket->flags = skips ? SOCKET_SKIPS : 0;
     return 0;
 }
@@ -313,8 +311,8 @@ static int accept_start(struct accept_slot *slot) {
     slot->operation.state = STATE_POSTED;
     memset(&slot->operation.overlapped, 0, sizeof slot->operation.overlapped);
     DWORD bytes;
-    BOOL done = pool->accept_ex(pool->listener->handle, slot->handle, slot->addresses, 0, ADDRESS_BYTES, ADDRESS_BYTES,
-                                &bytes, &slot->operation.overlapped);
+    BOOL done = pool->accept_ex(pool->listener->handle, slot->handle, slot->addresses, 0, ADDRESS_BYTES, ADDRESS_BYTES, &bytes,
+                                &slot->operation.overlapped);
     int error = done ? 0 : WSAGetLastError();
     if (error == 0 || error == WSA_IO_PENDING) { /* the listener skips no packet: one follows in both cases */
         pool->posted++;
@@ -448,9 +446,9 @@ static bool accept_serve(struct iocp_port *port, struct accept_slot *slot, struc
     pool->posted--;
     accept_refill(port, slot, os_error);
 
-    if (os_error == 0 && (setsockopt(accepted, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT, (const char *)&listener->handle,
-                                     sizeof listener->handle) ||
-                          platform_socket_no_delay(accepted)))
+    if (os_error == 0 &&
+        (setsockopt(accepted, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT, (const char *)&listener->handle, sizeof listener->handle) ||
+         platform_socket_no_delay(accepted)))
         os_error = WSAGetLastError();
     if (os_error) {
         platform_socket_close(accepted);
@@ -556,8 +554,7 @@ static void iocp_port_receive_cancel(struct port *base, struct port_socket *sock
 static bool receive_serve(struct iocp_port *port, struct port_socket *socket, struct port_event *event) {
     struct port_operation *operation = &socket->receive;
     bool cancelled = (operation->flags & FLAG_CANCELLED) != 0;
-    if (operation->state == STATE_WATCHING && operation->os_error == 0 && !cancelled && !receive_fill(port, socket))
-        return false;
+    if (operation->state == STATE_WATCHING && operation->os_error == 0 && !cancelled && !receive_fill(port, socket)) return false;
 
     event->kind = PORT_RECEIVED;
     event->socket = socket;
@@ -596,8 +593,8 @@ static int iocp_port_send(struct port *base, struct port_socket *socket) {
     operation->state = STATE_SENDING;
     memset(&operation->overlapped, 0, sizeof operation->overlapped);
     DWORD bytes = 0;
-    int failed = WSASend(socket->handle, (port_slice *)socket->slices, socket->slice_count, &bytes, 0,
-                         &operation->overlapped, NULL);
+    int failed =
+        WSASend(socket->handle, (port_slice *)socket->slices, socket->slice_count, &bytes, 0, &operation->overlapped, NULL);
     if (operation_is_done(socket, operation, failed ? WSAGetLastError() : 0, bytes)) list_push(&port->ready, operation);
     return 0;
 }

@@ -113,8 +113,8 @@ static int ring_open(struct uring_port *port, const char **step) {
     *step = "io_uring_setup";
     port->ring = (int)syscall(__NR_io_uring_setup, SQ_ENTRIES, &parameters);
     if (port->ring < 0) return errno;
-    const uint32_t needed = IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_EXT_ARG |
-                            IORING_FEAT_FAST_POLL;
+    const uint32_t needed =
+        IORING_FEAT_SINGLE_MMAP | IORING_FEAT_NODROP | IORING_FEAT_SUBMIT_STABLE | IORING_FEAT_EXT_ARG | IORING_FEAT_FAST_POLL;
     *step = "io_uring_setup: features";
     if ((parameters.features & needed) != needed) return ENOSYS;
 
@@ -123,7 +123,8 @@ static int ring_open(struct uring_port *port, const char **step) {
     port->rings_bytes = sq_bytes > cq_bytes ? sq_bytes : cq_bytes;
     port->sqes_bytes = parameters.sq_entries * sizeof(struct io_uring_sqe);
     *step = "mmap of the rings";
-    port->rings = mmap(NULL, port->rings_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, port->ring, IORING_OFF_SQ_RING);
+    port->rings =
+        mmap(NULL, port->rings_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, port->ring, IORING_OFF_SQ_RING);
     if (port->rings == MAP_FAILED) return port->rings = NULL, errno;
     void *sqes = mmap(NULL, port->sqes_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, port->ring, IORING_OFF_SQES);
     if (sqes == MAP_FAILED) return errno;
@@ -329,7 +330,8 @@ static void finish(struct uring_port *port, struct port_operation *operation, in
 }
 
 static bool cancel_submit(struct uring_port *port, struct port_operation *operation) {
-    static const uint32_t tags[] = {[OPERATION_RECEIVE] = TAG_RECEIVE, [OPERATION_SEND] = TAG_SEND, [OPERATION_ACCEPT] = TAG_ACCEPT};
+    static const uint32_t tags[] = {
+        [OPERATION_RECEIVE] = TAG_RECEIVE, [OPERATION_SEND] = TAG_SEND, [OPERATION_ACCEPT] = TAG_ACCEPT};
     struct io_uring_sqe *entry = ring_entry(port);
     if (!entry) return false;
     entry->opcode = IORING_OP_ASYNC_CANCEL;
@@ -425,8 +427,12 @@ static bool complete_accept(struct uring_port *port, struct port_operation *acce
     struct port_listener *listener = CONTAINER_OF(accept, struct port_listener, accept);
     bool more = cqe->flags & IORING_CQE_F_MORE, cancelled = accept->flags & OPERATION_CANCEL;
     if (cqe->res == -ECANCELED && cancelled && !more) {
-        *event = (struct port_event){.kind = PORT_ACCEPTED, .final = true, .error = PORT_CANCELLED, .os_error = ECANCELED,
-                                     .listener = listener, .accepted = SOCKET_NONE};
+        *event = (struct port_event){.kind = PORT_ACCEPTED,
+                                     .final = true,
+                                     .error = PORT_CANCELLED,
+                                     .os_error = ECANCELED,
+                                     .listener = listener,
+                                     .accepted = SOCKET_NONE};
         end(port, accept);
         return true;
     }
@@ -509,8 +515,8 @@ static uint32_t uring_port_wait(struct port *base, struct port_event *events, ui
     resume(port);
     wake_arm(port);
     uint32_t count = deliver_ready(port, events, capacity / 2);
-    bool again = count || port->ready.first || port->cancels.first || !port->wake_armed ||
-                 (port->starved.first && port->provided);
+    bool again =
+        count || port->ready.first || port->cancels.first || !port->wake_armed || (port->starved.first && port->provided);
     if (again || u32_load_acquire(port->cq_tail) != *port->cq_head) timeout_ns = 0;
     timeout_ns = listeners_timeout(&port->listeners, timeout_ns);
 

@@ -48,9 +48,9 @@ struct worker {
     struct closed_ring closed;
 
     uint32_t open_count, closing_count; /* connections in these states */
-    struct connection *dirty;        /* have something to send or to decide at the end of the turn */
-    struct connection *relay_paused; /* senders that wait until relayed messages are fewer */
-    struct port_gather *gathers;     /* spare ones */
+    struct connection *dirty;           /* have something to send or to decide at the end of the turn */
+    struct connection *relay_paused;    /* senders that wait until relayed messages are fewer */
+    struct port_gather *gathers;        /* spare ones */
     uint32_t gather_count;
     struct fanout_queue fanouts;
 
@@ -61,13 +61,13 @@ struct worker {
     uint64_t random;
 
     /* The inbox: a stack that any thread pushes on and the owner takes whole. */
-    void *inbox;              /* atomic: struct message *, or the mark of a closed inbox */
-    struct message *backlog;  /* taken and not yet worked off, oldest first */
-    uint32_t inbox_commands;  /* atomic: commands in inbox and backlog */
-    uint32_t attention;       /* atomic: something was stored that the next turn must look at */
-    uint32_t sleeping;        /* atomic: whoever asks for attention must wake the port */
-    uint32_t posters;         /* atomic: threads inside worker_post */
-    uint32_t load;            /* atomic: connections, also those on their way here */
+    void *inbox;             /* atomic: struct message *, or the mark of a closed inbox */
+    struct message *backlog; /* taken and not yet worked off, oldest first */
+    uint32_t inbox_commands; /* atomic: commands in inbox and backlog */
+    uint32_t attention;      /* atomic: something was stored that the next turn must look at */
+    uint32_t sleeping;       /* atomic: whoever asks for attention must wake the port */
+    uint32_t posters;        /* atomic: threads inside worker_post */
+    uint32_t load;           /* atomic: connections, also those on their way here */
 
     /* Bumped by the owner alone, read by anyone. */
     uint64_t adopted, bytes_in, bytes_out, messages_in, messages_out, discarded_bytes, pending_bytes, turns;

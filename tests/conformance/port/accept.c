@@ -31,8 +31,7 @@ static void addresses_of_both_ends_are_right(struct rig *rig) {
     UNTIL(rig, rig->accepted_count == 1);
     CHECK(is_at(&rig->accepted[0].peer, loopback_v4, client_port(client)));
     CHECK(is_at(&rig->accepted[0].local, loopback_v4, rig->at[0].port));
-    struct platform_address peer,
-        local; /* and the socket itself says so, which an AcceptEx without its context doesn't */
+    struct platform_address peer, local; /* and the socket itself says so, which an AcceptEx without its context doesn't */
     CHECK(platform_socket_addresses(rig->accepted[0].handle, &peer, &local) == 0);
     CHECK(is_at(&peer, loopback_v4, client_port(client)) && is_at(&local, loopback_v4, rig->at[0].port));
     client_close(client);
@@ -243,8 +242,7 @@ static void accept_backs_off_while_no_socket_can_be_made(struct rig *rig) {
 static void accept_wakes_an_endless_wait_to_try_again(struct rig *rig) {
     rig_listen(rig, 0, 4, false);
     u32_store(&faults.sockets, 1);
-    CHECK(rig->driver->accept(rig->port, &rig->listeners[0]) ==
-          WSAEMFILE); /* not one could be posted: an error, no event */
+    CHECK(rig->driver->accept(rig->port, &rig->listeners[0]) == WSAEMFILE); /* not one could be posted: an error, no event */
     CHECK(rig->port->pending == 0);
     rig_quiet(rig, 10000000);
     rig_accept(rig, 0);

@@ -16,8 +16,7 @@ static bool due(uint32_t *count) {
     return false;
 }
 
-SOCKET WSAAPI faults_WSASocketW(int family, int type, int protocol, WSAPROTOCOL_INFOW *provider, GROUP group,
-                                DWORD flags) {
+SOCKET WSAAPI faults_WSASocketW(int family, int type, int protocol, WSAPROTOCOL_INFOW *provider, GROUP group, DWORD flags) {
     if (!due(&faults.sockets)) return WSASocketW(family, type, protocol, provider, group, flags);
     WSASetLastError(WSAEMFILE);
     return INVALID_SOCKET;

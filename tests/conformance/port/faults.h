@@ -19,8 +19,7 @@ struct faults {
 };
 extern struct faults faults;
 
-SOCKET WSAAPI faults_WSASocketW(int family, int type, int protocol, WSAPROTOCOL_INFOW *provider, GROUP group,
-                                DWORD flags);
+SOCKET WSAAPI faults_WSASocketW(int family, int type, int protocol, WSAPROTOCOL_INFOW *provider, GROUP group, DWORD flags);
 BOOL WINAPI faults_PostQueuedCompletionStatus(HANDLE port, DWORD bytes, ULONG_PTR key, OVERLAPPED *overlapped);
 BOOL WINAPI faults_SetFileCompletionNotificationModes(HANDLE handle, UCHAR modes);
 int WSAAPI faults_setsockopt(SOCKET handle, int level, int name, const char *value, int bytes);

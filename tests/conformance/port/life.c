@@ -59,8 +59,7 @@ static void submit_error_is_followed_by_no_event(struct rig *rig) {
         uint32_t finals = connection->send_finals;
         if (rig_try_send(rig, connection, "after the end", 13) == 0) { /* then one final event that says it */
             UNTIL(rig, !connection->sending);
-            CHECK(connection->send_finals == finals + 1 && connection->send_error != PORT_OK &&
-                  connection->sent_bytes == 0);
+            CHECK(connection->send_finals == finals + 1 && connection->send_error != PORT_OK && connection->sent_bytes == 0);
         }
         rig_quiet(rig, 30000000);
     }

@@ -64,12 +64,8 @@ static void poster_start(struct poster *poster) {
 static void wakes_collapse_but_never_vanish(struct rig *rig) {
     /* One thread asks and waits: each wake is alone, and each must arrive. Its post hits every moment of a wait. */
     uint32_t asked = 0, answered = 0;
-    struct poster poster = {.rig = rig,
-                            .asked = &asked,
-                            .answered = &answered,
-                            .rounds = 3000,
-                            .waits_for_answers = true,
-                            .what = POST_WAKE};
+    struct poster poster = {
+        .rig = rig, .asked = &asked, .answered = &answered, .rounds = 3000, .waits_for_answers = true, .what = POST_WAKE};
     poster_start(&poster);
     while (answered < poster.rounds) {
         uint32_t woken = rig->woken;

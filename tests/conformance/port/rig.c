@@ -132,8 +132,8 @@ static void on_accepted(struct rig *rig, const struct port_event *event) {
     } else {
         CHECK(event->error == PORT_OK);
         CHECK(rig->accepted_count < RIG_ACCEPTED_MAX);
-        rig->accepted[rig->accepted_count++] = (struct accepted){
-            .handle = event->accepted, .listener = event->listener, .peer = event->peer, .local = event->local};
+        rig->accepted[rig->accepted_count++] =
+            (struct accepted){.handle = event->accepted, .listener = event->listener, .peer = event->peer, .local = event->local};
     }
 }
 
@@ -214,8 +214,7 @@ uint32_t rig_turn(struct rig *rig, int64_t timeout_ns) {
 void rig_quiet(struct rig *rig, int64_t timeout_ns) {
     int64_t until_ns = platform_monotonic_ns() + timeout_ns;
     for (int64_t now_ns; (now_ns = platform_monotonic_ns()) < until_ns;)
-        if (rig_turn(rig, until_ns - now_ns) > 0)
-            FAIL("an event of kind %d came out of nothing", (int)rig->events[0].kind);
+        if (rig_turn(rig, until_ns - now_ns) > 0) FAIL("an event of kind %d came out of nothing", (int)rig->events[0].kind);
 }
 
 /* ---- submits ---------------------------------------------------------------------------------------------------- */
@@ -361,13 +360,12 @@ static bool interrupted(void) { return errno == EINTR; }
 
 socket_t client_open(const struct platform_address *to, int family) {
     struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(to->port)};
-    struct sockaddr_in6 v6 = {
-        .sin6_family = AF_INET6, .sin6_port = htons(to->port), .sin6_addr = IN6ADDR_LOOPBACK_INIT};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6, .sin6_port = htons(to->port), .sin6_addr = IN6ADDR_LOOPBACK_INIT};
     v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     socket_t client = socket(family == 4 ? AF_INET : AF_INET6, SOCK_STREAM, IPPROTO_TCP);
     CHECK(client != SOCKET_NONE);
-    int failed = family == 4 ? connect(client, (struct sockaddr *)&v4, sizeof v4)
-                             : connect(client, (struct sockaddr *)&v6, sizeof v6);
+    int failed =
+        family == 4 ? connect(client, (struct sockaddr *)&v4, sizeof v4) : connect(client, (struct sockaddr *)&v6, sizeof v6);
     if (failed) FAIL("connect: error %d", platform_last_error());
 #ifdef _WIN32
     DWORD limit = (DWORD)(LIMIT_NS / 1000000);
@@ -487,9 +485,7 @@ static void stream_start(struct stream *stream, socket_t client, uint32_t seed, 
     CHECK(platform_thread_start(&stream->thread, run, stream, "client") == 0);
 }
 
-void stream_read(struct stream *stream, socket_t client, uint32_t seed) {
-    stream_start(stream, client, seed, 0, read_stream);
-}
+void stream_read(struct stream *stream, socket_t client, uint32_t seed) { stream_start(stream, client, seed, 0, read_stream); }
 
 void stream_write(struct stream *stream, socket_t client, uint32_t seed, size_t bytes) {
     stream_start(stream, client, seed, bytes, write_stream);

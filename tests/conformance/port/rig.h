@@ -93,13 +93,13 @@ uint32_t rig_turn(struct rig *rig, int64_t timeout_ns);
 /* Nothing comes within this time. */
 void rig_quiet(struct rig *rig, int64_t timeout_ns);
 /* Turns until the condition holds; the test fails when that takes more than ten seconds. */
-#define UNTIL(rig, condition)                                                                                          \
-    do {                                                                                                               \
-        int64_t until_ns_ = platform_monotonic_ns() + LIMIT_NS;                                                        \
-        while (!(condition)) {                                                                                         \
-            if (platform_monotonic_ns() > until_ns_) FAIL("it did not come to be: %s", #condition);                    \
-            rig_turn(rig, 20000000);                                                                                   \
-        }                                                                                                              \
+#define UNTIL(rig, condition)                                                                                                    \
+    do {                                                                                                                         \
+        int64_t until_ns_ = platform_monotonic_ns() + LIMIT_NS;                                                                  \
+        while (!(condition)) {                                                                                                   \
+            if (platform_monotonic_ns() > until_ns_) FAIL("it did not come to be: %s", #condition);                              \
+            rig_turn(rig, 20000000);                                                                                             \
+        }                                                                                                                        \
     } while (0)
 
 /* family 4 or 6; on 127.0.0.1 or ::1, or on :: for dual stack. The accept isn't submitted yet. */
@@ -178,9 +178,9 @@ struct test {
 #define TEST(name) {#name, name, NULL, {0, 0}}
 #define TEST_OF(driver, name) {#name, name, #driver, {0, 0}}
 /* With a pool of its own size. */
-#define TEST_WITH(name, buffer_bytes, buffer_limit)                                                                    \
-    {                                                                                                                  \
-        #name, name, NULL, { buffer_bytes, buffer_limit }                                                              \
+#define TEST_WITH(name, buffer_bytes, buffer_limit)                                                                              \
+    {                                                                                                                            \
+        #name, name, NULL, { buffer_bytes, buffer_limit }                                                                        \
     }
 
 extern const struct test accept_tests[], receive_tests[], send_tests[], post_tests[], life_tests[];

@@ -56,8 +56,7 @@ static void large_gathered_send_is_whole(struct rig *rig) {
     uint8_t *data = pattern_new(13, BYTES);
     struct connection *connection = rig_connect(rig, &client);
     stream_read(&reader, client, 13);
-    for (uint32_t i = 0; i < PORT_SLICES_MAX; i++)
-        port_slice_set(&connection->gather.slices[i], data + (size_t)i * PIECE, PIECE);
+    for (uint32_t i = 0; i < PORT_SLICES_MAX; i++) port_slice_set(&connection->gather.slices[i], data + (size_t)i * PIECE, PIECE);
     rig_send_gather(rig, connection, PORT_SLICES_MAX);
     UNTIL(rig, !connection->sending);
     size_t done = (size_t)connection->sent_bytes;
