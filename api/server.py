@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from datetime import UTC, datetime
 from types import FrameType
 
@@ -31,6 +32,9 @@ from iocpd.core import Engine, EngineError, EngineStopped, lower_priority
 _SPARE_FILES = 128
 # The engine itself cancels what is left at its deadline; if it is not done so much later, it never will be.
 _JOIN_MARGIN_SECONDS = 15.0
+# Ctrl-C goes to every process of a terminal's foreground, and a program that wraps this one may pass it on as well:
+# what comes together is one signal.
+_SAME_SIGNAL_SECONDS = 0.3
 
 _log = logging.getLogger("iocpd.server")
 
@@ -76,7 +80,7 @@ class _Service:
         self._limit_note = limit_note
         self._engine = Engine(settings.engine_config())
         self._stopping = asyncio.Event()
-        self._signalled = False
+        self._signalled_at: float | None = None
 
     async def run(self, listener: socket.socket) -> int:
         self._take_signals(asyncio.get_running_loop())
@@ -123,11 +127,13 @@ class _Service:
 
     def _take_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def take(number: int, frame: FrameType | None) -> None:
-            name = signal.Signals(number).name
-            if self._signalled:
-                os.write(2, f"iocpd: {name} again: ending at once\n".encode())
-                os._exit(128 + number)
-            self._signalled = True
+            name, now = signal.Signals(number).name, time.monotonic()
+            if self._signalled_at is not None:
+                if now - self._signalled_at > _SAME_SIGNAL_SECONDS:
+                    os.write(2, f"iocpd: {name} again: ending at once\n".encode())
+                    os._exit(128 + number)
+                return
+            self._signalled_at = now
             if loop.is_closed():
                 return  # it is over already
             loop.call_soon_threadsafe(self._begin_stop, name)

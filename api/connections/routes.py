@@ -51,9 +51,9 @@ async def list_connections(request: Request, context: ContextDep, query: Annotat
     Follow `next_cursor` (or the Link header) until it is null: each connection that stays meanwhile is shown exactly
     once, and none that came after the first page is.
     """
-    page = service.list_connections(context, query, query.limit, query.cursor, query.count)
-    links = link_next(request.scope["path"], request.query_params.multi_items(), page["next_cursor"])
-    return json_response(page, headers=links)
+    page, following = service.list_connections(context, query, query.limit, query.cursor, query.count)
+    links = link_next(request.scope["path"], request.query_params.multi_items(), following)
+    return Response(page, headers=links, media_type="application/json")
 
 
 @router.get(

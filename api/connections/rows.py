@@ -1,44 +1,34 @@
 """The engine's connections as the plain values that go out as JSON.
 
-A listing has up to 1,000 of them, so they are dicts that pydantic_core writes as they are, without a model for each;
-schemas.py declares the same shape for the OpenAPI document, and a test holds the two together.
+schemas.py declares the same shapes for the OpenAPI document. A page of connections does not come through here: the
+engine writes its rows as JSON itself. A test holds all of them together.
 """
 
-from collections.abc import Iterable
 from typing import Any
 
 from iocpd.api.identity import Instance
 from iocpd.core import ClosedConnection, Connection
 
 
-def connection_rows(connections: Iterable[Connection], instance: Instance) -> list[dict[str, Any]]:
-    """One dict for each connection, with the members of schemas.ConnectionView."""
-    prefix = instance.prefix
-    return [
-        {
-            "id": f"{prefix}{c.id:x}",
-            "listener": c.listener,
-            "service": c.service,
-            "state": c.state,
-            "reason": c.reason,
-            "peer": {"ip": c.peer[0], "port": c.peer[1]},
-            "local": {"ip": c.local[0], "port": c.local[1]},
-            "connected_at": c.connected_at,
-            "last_activity_at": c.last_activity_at,
-            "bytes_in": c.bytes_in,
-            "bytes_out": c.bytes_out,
-            "messages_in": c.messages_in,
-            "messages_out": c.messages_out,
-            "pending_bytes": c.pending_bytes,
-            "worker": c.worker,
-        }
-        for c in connections
-    ]
-
-
 def connection_row(connection: Connection, instance: Instance) -> dict[str, Any]:
-    """One connection."""
-    return connection_rows([connection], instance)[0]
+    """A connection, with the members of schemas.ConnectionView."""
+    return {
+        "id": instance.encode(connection.id),
+        "listener": connection.listener,
+        "service": connection.service,
+        "state": connection.state,
+        "reason": connection.reason,
+        "peer": {"ip": connection.peer[0], "port": connection.peer[1]},
+        "local": {"ip": connection.local[0], "port": connection.local[1]},
+        "connected_at": connection.connected_at,
+        "last_activity_at": connection.last_activity_at,
+        "bytes_in": connection.bytes_in,
+        "bytes_out": connection.bytes_out,
+        "messages_in": connection.messages_in,
+        "messages_out": connection.messages_out,
+        "pending_bytes": connection.pending_bytes,
+        "worker": connection.worker,
+    }
 
 
 def closed_row(closed: ClosedConnection, instance: Instance) -> dict[str, Any]:

@@ -258,6 +258,8 @@ def test_pages_have_the_shape_that_is_declared(api: Api) -> None:
     parsed = ConnectionPage.model_validate_json(page.content)
     assert parsed.total == 2
     assert json.loads(parsed.model_dump_json()) == page.json()
+    row = page.json()["items"][0]
+    assert api.call("GET", f"/v1/connections/{row['id']}").json() == row
     assert api.call("GET", "/v1/connections").json()["total"] is None
     closed = api.call("GET", "/v1/connections/closed")
     assert json.loads(ClosedPage.model_validate_json(closed.content).model_dump_json()) == closed.json()

@@ -17,6 +17,11 @@ from tests.windows.machine import SetupFailure, say, setup
 from tests.windows.wine import CACHE, TOP
 
 RUN = [sys.executable, "-IS", str(Path(__file__).with_name("wine.py"))]
+# Each test of tests/integration is in one of the two: a server under Wine takes seconds to start.
+INTEGRATION_INSIDE = [
+    f"tests/integration/test_{name}.py" for name in ("access", "api", "commands", "http_server", "settings")
+]
+INTEGRATION_OUTSIDE = ["tests/integration", *(f"--ignore={file}" for file in INTEGRATION_INSIDE)]
 PYTEST = ["-m", "pytest", "-q", "-rsx", "-p", "no:cacheprovider", "-p", "tests.windows.wine_limits"]
 
 
@@ -44,8 +49,6 @@ def outside(options: list[str]) -> int:
     return _pytest([sys.executable], [*INTEGRATION_OUTSIDE, *options], IOCPD_SERVE_COMMAND=" ".join(command))
 
 
-INTEGRATION_INSIDE = ["tests/integration/test_api.py"]
-INTEGRATION_OUTSIDE = ["tests/integration"]
 LANES: dict[str, Callable[[list[str]], int]] = {"inside": inside, "port": port, "outside": outside}
 
 

@@ -24,8 +24,7 @@ static BOOL WINAPI on_event(DWORD event) {
     void *routine = (void *)GetProcAddress(GetModuleHandleW(L"kernelbase.dll"), "CtrlRoutine");
     InterlockedIncrement(&events);
     if (routine && program)
-        last_event =
-            CreateRemoteThread(program, NULL, 0, (LPTHREAD_START_ROUTINE)routine, (void *)(ULONG_PTR)event, 0, NULL);
+        last_event = CreateRemoteThread(program, NULL, 0, (LPTHREAD_START_ROUTINE)routine, (void *)(ULONG_PTR)event, 0, NULL);
     return TRUE; /* this process goes on until the program has ended */
 }
 
