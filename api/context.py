@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from iocpd.api.connections.sorting import SortedListings
 from iocpd.api.identity import Instance
 from iocpd.api.keys import KeyRing
 from iocpd.api.metrics.requests import RequestMetrics
@@ -27,6 +28,7 @@ class Context:
     request_metrics: RequestMetrics
     instance: Instance = field(default_factory=Instance)
     cursors: Cursors = field(default_factory=Cursors)
+    sorted: SortedListings = field(default_factory=SortedListings)
 
 
 async def _context(request: Request) -> Context:

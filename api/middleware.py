@@ -80,7 +80,7 @@ class RequestMiddleware:
 
 
 async def _bounded_receive(headers: Headers, receive: Receive, limit: int) -> Receive:
-    """A receive that gives at most `limit` bytes of body and waits for them at most BODY_SECONDS; Problem 408 or 413."""
+    """A receive that gives at most `limit` bytes of body, waiting at most BODY_SECONDS for them; Problem 408, 413."""
     too_large = Problem(problems.BODY_TOO_LARGE, f"a request body may have at most {limit} bytes here")
     declared = headers.get("content-length", "0")
     if int(declared) > limit:  # the HTTP parser has checked that it is a number

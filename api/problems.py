@@ -95,6 +95,12 @@ CURSOR_EXPIRED = Kind(
     "The cursor belongs to another run",
     "the service has been restarted since; begin again without cursor",
 )
+SNAPSHOT_EXPIRED = Kind(
+    "snapshot_expired",
+    410,
+    "The sorted listing is no longer kept",
+    "it is kept for 30 s, and for less while many are asked for; begin again without cursor, or list without sort",
+)
 DRAIN_CONFLICT = Kind(
     "drain_conflict", 409, "The drain can't be changed so", "a drain is under way; GET it to watch, DELETE it to cancel"
 )

@@ -27,6 +27,7 @@ _CURSOR_PROBLEMS = (
     problems.CURSOR_MISMATCH,
     problems.VALIDATION_FAILED,
     problems.CURSOR_EXPIRED,
+    problems.SNAPSHOT_EXPIRED,
 )
 _ID_PROBLEMS = (
     problems.CONNECTION_UNKNOWN,
@@ -49,9 +50,9 @@ async def list_connections(request: Request, context: ContextDep, query: Annotat
     """A page of connections.
 
     Follow `next_cursor` (or the Link header) until it is null: each connection that stays meanwhile is shown exactly
-    once, and none that came after the first page is.
+    once, and none that came after the first page is. With `sort` the order is that of the first page's moment.
     """
-    page, following = service.list_connections(context, query, query.limit, query.cursor, query.count)
+    page, following = service.list_connections(context, query)
     links = link_next(request.scope["path"], request.query_params.multi_items(), following)
     return Response(page, headers=links, media_type="application/json")
 

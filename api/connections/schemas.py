@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from iocpd.api.connections.sorting import Sort
 from iocpd.api.durations import CommandTimeout, Duration
 from iocpd.api.paging import DEFAULT_LIMIT, Count, CursorText, Limit, Snapshot
 from iocpd.api.payloads import Payload
@@ -47,6 +48,9 @@ def _check_text(text: str) -> str:
 KickText = Annotated[str, AfterValidator(_check_text), Field(description=f"at most {TEXT_BYTES} bytes, on one line")]
 
 
+Least = Annotated[int, Field(ge=0, lt=1 << 63)] | None
+
+
 class ConnectionFilter(BaseModel):
     """Which connections. Every field that is given must match; none given: all of them."""
 
@@ -59,11 +63,21 @@ class ConnectionFilter(BaseModel):
     state: State | None = None
     older_than: Duration | None = Field(default=None, description="connected for longer than this")
     idle_for: Duration | None = Field(default=None, description="nothing received or sent for longer than this")
+    min_pending_bytes: Least = Field(default=None, description="at least so much is queued to be sent")
+    min_bytes_in: Least = None
+    min_bytes_out: Least = None
 
     def for_engine(self) -> Filter:
         """The same for the engine."""
         return Filter(
-            ip=self.ip, listener=self.listener, state=self.state, older_than=self.older_than, idle_for=self.idle_for
+            ip=self.ip,
+            listener=self.listener,
+            state=self.state,
+            older_than=self.older_than,
+            idle_for=self.idle_for,
+            min_pending_bytes=self.min_pending_bytes,
+            min_bytes_in=self.min_bytes_in,
+            min_bytes_out=self.min_bytes_out,
         )
 
     def canonical(self) -> str:
@@ -78,6 +92,11 @@ class ListQuery(ConnectionFilter):
     limit: Limit = DEFAULT_LIMIT
     cursor: CursorText = None
     count: Count = Field(default="none", description="exact: `total` says how many match in all")
+    sort: Sort | None = Field(
+        default=None,
+        description="the order at the moment of the first page, which is kept for 30 s; -bytes_in: the largest first",
+        examples=["-bytes_in"],
+    )
 
 
 class KickQuery(BaseModel):
@@ -153,7 +172,7 @@ class ClosedConnectionView(BaseModel):
 
 
 class ConnectionPage(BaseModel):
-    """A page of connections, in the order of their places in the engine, which stays the same while they are there."""
+    """A page of connections, in the order asked for with `sort`, or of their places in the engine, which they keep."""
 
     items: list[ConnectionView]
     next_cursor: str | None = Field(description="give it as `cursor` for the next page; null: this was the last")

@@ -7,11 +7,12 @@ from pydantic_core import to_json
 
 from iocpd.api import problems
 from iocpd.api.connections.rows import closed_row
-from iocpd.api.connections.schemas import ConnectionFilter
+from iocpd.api.connections.schemas import ListQuery
+from iocpd.api.connections.sorting import Sort, sort_key
 from iocpd.api.context import Context
 from iocpd.api.futures import finished
 from iocpd.api.identity import ForeignId
-from iocpd.api.paging import Count
+from iocpd.api.paging import Snapshot
 from iocpd.api.problems import Problem
 from iocpd.core import Cursor
 
@@ -35,16 +36,16 @@ def token_of(context: Context, id: str) -> int:
     return token
 
 
-def list_connections(
-    context: Context, where: ConnectionFilter, limit: int, cursor: str | None, count: Count
-) -> tuple[bytes, str | None]:
+def list_connections(context: Context, query: ListQuery) -> tuple[bytes, str | None]:
     """One page as the JSON of schemas.ConnectionPage, and its `next_cursor`."""
-    listing = "connections?" + where.canonical()
+    if query.sort is not None:
+        return _list_sorted(context, query, query.sort)
+    listing, limit, cursor = "connections?" + query.canonical(), query.limit, query.cursor
     taken_at, position = datetime.now(UTC), None
     if cursor is not None:
         place, taken_at = context.cursors.read(listing, cursor)
         position = Cursor(*place)
-    wanted = where.for_engine()
+    wanted = query.for_engine()
     # The rows come as JSON: up to 1,000 of them would be some ten thousand Python objects.
     rows, following = context.engine.connections_json(
         wanted, limit=limit, cursor=position, prefix=context.instance.prefix
@@ -53,12 +54,30 @@ def list_connections(
     if following is not None:
         place = following.last_serial, following.worker, following.slot
         next_cursor = context.cursors.make(listing, place, taken_at)
-    rest = {
-        "next_cursor": next_cursor,
-        "snapshot": {"taken_at": taken_at, "expires_at": None},
-        "total": context.engine.count(wanted) if count == "exact" else None,
-    }
-    return b'{"items":[' + rows + b"]," + to_json(rest)[1:], next_cursor
+    total = context.engine.count(wanted) if query.count == "exact" else None
+    return _page_json(rows, next_cursor, Snapshot(taken_at=taken_at, expires_at=None), total), next_cursor
+
+
+def _list_sorted(context: Context, query: ListQuery, sort: Sort) -> tuple[bytes, str | None]:
+    name, position = f"connections?{query.canonical()}&sort={sort}", 0
+    if query.cursor is None:
+        key, descending = sort_key(sort)
+        kept = context.sorted.keep(context.engine.sort(query.for_engine(), key=key, descending=descending))
+    else:
+        (number, position, _), _ = context.cursors.read(name, query.cursor)
+        kept = context.sorted.find(number)
+    rows, following = kept.listing.page_json(position, limit=query.limit, prefix=context.instance.prefix)
+    next_cursor = None
+    if following is not None:
+        next_cursor = context.cursors.make(name, (kept.number, following, 0), kept.taken_at)
+    total = len(kept.listing) if query.count == "exact" else None
+    snapshot = Snapshot(taken_at=kept.taken_at, expires_at=kept.expires_at)
+    return _page_json(rows, next_cursor, snapshot, total), next_cursor
+
+
+def _page_json(rows: bytes, next_cursor: str | None, snapshot: Snapshot, total: int | None) -> bytes:
+    rest = {"next_cursor": next_cursor, "snapshot": snapshot, "total": total}
+    return b'{"items":[' + rows + b"]," + to_json(rest)[1:]
 
 
 def list_closed(context: Context, limit: int, cursor: str | None) -> dict[str, Any]:

@@ -132,3 +132,46 @@ def test_ended_connections_are_listed_newest_first_and_page_by_page(server: Serv
         if cursor is None:
             break
     assert ports == [client.address[1] for client in reversed(clients)]
+
+
+def test_sorted_pages_show_each_that_stays_once_and_in_the_order_of_their_moment(server: Server) -> None:
+    clients = server.connect(300)
+    for number, client in enumerate(clients):
+        assert client.echoes(bytes(1 + number * 97 % 300))
+    page = server.get("/v1/connections", sort="-bytes_in", limit=40, count="exact")
+    assert page["total"] == 300
+    order = [row["bytes_in"] for row in page["items"]]
+    assert order == list(range(300, 260, -1))
+    # Between the pages every tenth leaves, others come, and the last of the order would now be the first.
+    sizes = {client.address[1]: 1 + number * 97 % 300 for number, client in enumerate(clients)}
+    staying = [client for client in clients if sizes[client.address[1]] % 10]
+    for client in clients:
+        if client not in staying:
+            client.close()
+    newcomers = server.connect(20)
+    least = min(staying, key=lambda client: sizes[client.address[1]])
+    assert all(client.echoes(bytes(2000)) for client in [*newcomers, least])
+    eventually(lambda: server.get("/v1/connections", limit=1, count="exact")["total"] == len(staying) + len(newcomers))
+    rows, cursor = page["items"], page["next_cursor"]
+    while cursor:
+        page = server.get("/v1/connections", sort="-bytes_in", limit=40, cursor=cursor)
+        rows, cursor = rows + page["items"], page["next_cursor"]
+    shown = [row["peer"]["port"] for row in rows]
+    assert len(shown) == len(set(shown))
+    wanted = sorted((client.address[1] for client in staying), key=lambda port: -sizes[port])
+    assert [port for port in shown if port in wanted] == wanted
+    assert not {client.address[1] for client in newcomers} & set(shown)
+
+
+def test_a_sorted_listing_that_is_no_longer_kept_says_so_and_how_to_go_on(server: Server) -> None:
+    clients = server.connect(3)
+    cursor = server.get("/v1/connections", sort="bytes_in", limit=1)["next_cursor"]
+    assert server.get("/v1/connections", sort="bytes_in", limit=1, cursor=cursor)["items"]
+    for _ in range(32):
+        server.get("/v1/connections", sort="bytes_in", limit=1)
+    answer = server.http.get("/v1/connections", params={"sort": "bytes_in", "limit": 1, "cursor": cursor})
+    assert (answer.status_code, answer.json()["code"]) == (410, "snapshot_expired")
+    assert "begin again" in answer.json()["detail"]
+    wrong = server.http.get("/v1/connections", params={"sort": "-bytes_in", "limit": 1, "cursor": cursor})
+    assert (wrong.status_code, wrong.json()["code"]) == (422, "cursor_mismatch")
+    assert len(clients) == 3
