@@ -162,18 +162,21 @@ def exchange(clients: Sequence[Client], data: Iterable[bytes], *, shut: bool = F
 
 
 def fill(engine: Engine, id: int, *, above: int, piece: int = 16 * 1024) -> None:
-    """Sends to a client that does not read until more than `above` bytes wait in its send queue."""
+    """Sends to a client that does not read until more than `above` bytes wait in its send queue, and stay there."""
     for _ in range(4096):
         if engine.connection(id).pending_bytes > above:
-            return
+            # The system may take a little more yet: its buffers grow with acknowledgements, which come 40 ms late.
+            if _stands_still(engine, id, 0.15):
+                return
+            continue
         engine.submit_send(id, bytes(piece))
         # The system's own buffers take the first megabytes; let the worker show what it could not place.
-        eventually(lambda: _settled(engine, id))
+        eventually(lambda: _stands_still(engine, id, 0.0005))
     raise AssertionError("the system's buffers have no end")
 
 
-def _settled(engine: Engine, id: int) -> bool:
+def _stands_still(engine: Engine, id: int, seconds: float) -> bool:
     before = engine.connection(id)
-    time.sleep(0.0005)
+    time.sleep(seconds)
     after = engine.connection(id)
     return (before.bytes_out, before.pending_bytes) == (after.bytes_out, after.pending_bytes)

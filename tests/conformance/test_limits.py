@@ -54,7 +54,7 @@ def test_silent_clients_do_not_keep_others_from_being_accepted(start: Start) -> 
 
 
 def test_above_the_soft_limit_for_too_long_is_a_slow_consumer(start: Start) -> None:
-    engine = start("discard", send_soft_bytes=32 * 1024, send_soft_seconds=0.3)
+    engine = start("discard", send_soft_bytes=32 * 1024, send_soft_seconds=1.0)
     (client,) = connect(engine, 1)
     id = connection_of(engine, client).id
     fill(engine, id, above=40_000)
