@@ -161,22 +161,27 @@ def exchange(clients: Sequence[Client], data: Iterable[bytes], *, shut: bool = F
     return [bytes(each) for each in received]
 
 
-def fill(engine: Engine, id: int, *, above: int, piece: int = 16 * 1024) -> None:
-    """Sends to a client that does not read until more than `above` bytes wait in its send queue, and stay there."""
-    for _ in range(4096):
-        if engine.connection(id).pending_bytes > above:
-            # The system may take a little more yet: its buffers grow with acknowledgements, which come 40 ms late.
-            if _stands_still(engine, id, 0.15):
-                return
-            continue
-        engine.submit_send(id, bytes(piece))
-        # The system's own buffers take the first megabytes; let the worker show what it could not place.
-        eventually(lambda: _stands_still(engine, id, 0.0005))
-    raise AssertionError("the system's buffers have no end")
+ROOM = {"send_soft_bytes": 12 << 20, "send_hard_bytes": 12 << 20}
+"""Limits of the send queue that `fill` fits in."""
+SYSTEM_TAKES = 5 << 20
+"""What the system may take of a queue later: Linux lets a send buffer grow to 4 MiB, and a step of that may come a
+second late, when it probes the window of a client that does not read."""
 
 
-def _stands_still(engine: Engine, id: int, seconds: float) -> bool:
-    before = engine.connection(id)
-    time.sleep(seconds)
-    after = engine.connection(id)
-    return (before.bytes_out, before.pending_bytes) == (after.bytes_out, after.pending_bytes)
+def fill(engine: Engine, id: int, *, above: int = 0) -> None:
+    """Sends to a client that does not read until more than `above` bytes must stay in its send queue, whatever the
+    system may still take."""
+    piece = bytes(256 * 1024)
+    sent = _bytes_for(engine.connection(id))
+    while engine.connection(id).pending_bytes <= above + SYSTEM_TAKES:
+        engine.submit_send(id, piece)
+        sent += len(piece)
+        _eventually_has(engine, id, sent)
+
+
+def _bytes_for(row: Connection) -> int:
+    return row.bytes_out + row.pending_bytes
+
+
+def _eventually_has(engine: Engine, id: int, sent: int) -> None:
+    eventually(lambda: _bytes_for(engine.connection(id)) == sent)

@@ -6,7 +6,7 @@ import ipaddress
 import random
 import threading
 from collections.abc import Callable
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -25,7 +25,7 @@ from iocpd.core import (
     SendQueueFull,
     State,
 )
-from tests.support import PATIENCE, Client, connect, connection_of, eventually, fill, port_of
+from tests.support import PATIENCE, ROOM, Client, connect, connection_of, eventually, fill, port_of
 
 Start = Callable[..., Engine]
 
@@ -98,10 +98,10 @@ def test_a_forced_kick_resets(start: Start) -> None:
 
 
 def test_a_forced_kick_does_not_wait_for_a_client_that_does_not_read(start: Start) -> None:
-    engine = start("discard")
+    engine = start("discard", **ROOM)
     (client,) = connect(engine, 1)
     id = connection_of(engine, client).id
-    fill(engine, id, above=100_000)
+    fill(engine, id)
     record = engine.kick(id, force=True)
     assert record is not None
     assert record.reason == Reason.KICKED
@@ -218,10 +218,10 @@ def test_a_send_to_a_connection_on_its_way_out_is_refused(start: Start) -> None:
 
 
 def test_a_send_that_the_end_overtakes_is_reported_as_closed_before_write(start: Start) -> None:
-    engine = start("discard")
+    engine = start("discard", **ROOM)
     (client,) = connect(engine, 1)
     id = connection_of(engine, client).id
-    fill(engine, id, above=100_000)
+    fill(engine, id)
     sent = engine.submit_send(id, b"never written")
     with pytest.raises(EngineTimeout) as caught:
         engine.send(id, b"neither", timeout=0.05)
@@ -234,16 +234,16 @@ def test_a_send_that_the_end_overtakes_is_reported_as_closed_before_write(start:
 
 
 def test_a_full_send_queue_refuses_and_the_connection_lives_on(start: Start) -> None:
-    engine = start("discard", send_soft_bytes=64 * 1024, send_hard_bytes=64 * 1024, send_soft_seconds=PATIENCE)
+    engine = start("discard", **ROOM)
     (client,) = connect(engine, 1)
     id = connection_of(engine, client).id
-    fill(engine, id, above=40_000)
+    fill(engine, id, above=6 << 20)
     with pytest.raises(SendQueueFull) as caught:
-        engine.send(id, bytes(30_000))
+        engine.send(id, bytes(7 << 20))
     assert caught.value.id == id
     row = engine.connection(id)
     assert row.state == State.OPEN
-    assert row.pending_bytes <= 64 * 1024
+    assert row.pending_bytes <= ROOM["send_hard_bytes"]
     sent = row.bytes_out + row.pending_bytes
     assert client.read(sent) == bytes(sent)
     assert engine.send(id, b"again").written == 1
@@ -316,11 +316,15 @@ def test_a_broadcast_to_nobody_is_done(start: Start) -> None:
 
 
 def test_a_broadcast_skips_who_is_slow_and_waits_for_nobody(start: Start) -> None:
-    engine = start("discard", send_soft_bytes=64 * 1024, send_hard_bytes=64 * 1024, send_soft_seconds=3 * PATIENCE)
+    engine = start("discard", **ROOM)
     clients = connect(engine, 10)
     slow = connection_of(engine, clients[0]).id
-    fill(engine, slow, above=40_000)
-    report = engine.broadcast(bytes(30_000))
+    fill(engine, slow, above=6 << 20)
+    message = bytes(7 << 20)
+    with ThreadPoolExecutor(9) as readers:
+        received = [readers.submit(client.read, len(message)) for client in clients[1:]]
+        report = engine.broadcast(message)
+    assert [each.result() for each in received] == [message] * 9
     assert report == Report(matched=10, queued=9, written=9, skipped_slow=1, closed_before_write=0, failed=0, done=True)
 
     waiting = engine.submit_broadcast(b"queued on all")

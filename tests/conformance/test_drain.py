@@ -16,7 +16,7 @@ from iocpd.core import (
     Reason,
     State,
 )
-from tests.support import PATIENCE, Client, connect, connection_of, eventually, fill, port_of
+from tests.support import PATIENCE, ROOM, Client, connect, connection_of, eventually, fill, port_of
 
 Start = Callable[..., Engine]
 
@@ -81,9 +81,9 @@ def test_every_byte_that_was_taken_in_is_echoed_before_the_end(start: Start) -> 
 
 
 def test_the_deadline_cuts_off_who_stays_or_does_not_read(start: Start) -> None:
-    engine = start("discard")
+    engine = start("discard", **ROOM)
     stays, deaf = connect(engine, 2)
-    fill(engine, connection_of(engine, deaf).id, above=100_000)
+    fill(engine, connection_of(engine, deaf).id)
     begun = time.monotonic()
     engine.drain(deadline=0.5, farewell=b"bye")
     phase_is(engine, Phase.DRAINED)

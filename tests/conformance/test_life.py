@@ -27,7 +27,7 @@ from iocpd.core import (
     StartError,
 )
 from iocpd.core._native import lib
-from tests.support import PATIENCE, WINDOWS, Client, connect, connection_of, eventually, fill, port_of
+from tests.support import PATIENCE, ROOM, WINDOWS, Client, connect, connection_of, eventually, fill, port_of
 
 Start = Callable[..., Engine]
 
@@ -208,10 +208,10 @@ def test_a_stop_under_load_ends_and_gives_back_only_what_was_sent(start: Start) 
 
 
 def test_the_deadline_of_a_stop_cuts_off_who_never_reads(start: Start) -> None:
-    engine = start("discard")
+    engine = start("discard", **ROOM)
     clients = connect(engine, 5)
     for client in clients:
-        fill(engine, connection_of(engine, client).id, above=100_000)
+        fill(engine, connection_of(engine, client).id)
     begun = time.monotonic()
     engine.stop(deadline=0.3, farewell=b"bye")
     assert time.monotonic() - begun < PATIENCE

@@ -148,6 +148,7 @@ def test_sorted_pages_show_each_that_stays_once_and_in_the_order_of_their_moment
     for client in clients:
         if client not in staying:
             client.close()
+    eventually(lambda: server.count() == len(staying))
     newcomers = server.connect(20)
     least = min(staying, key=lambda client: sizes[client.address[1]])
     assert all(client.echoes(bytes(2000)) for client in [*newcomers, least])
