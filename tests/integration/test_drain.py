@@ -23,6 +23,7 @@ class Load:
     def __init__(self, clients: list[Client]) -> None:
         self.received = {client.address[1]: 0 for client in clients}
         self.mixed_up = False
+        self._unended = -1
         self._clients = clients
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -55,10 +56,12 @@ class Load:
                     except (ConnectionResetError, BrokenPipeError, ConnectionAbortedError):
                         selector.unregister(client.socket)
                         client.close()
+            self._unended = len(selector.get_map())
 
     def join(self) -> None:
         self._thread.join(3 * PATIENCE)
         assert not self._thread.is_alive()
+        assert self._unended == 0, "the service went on"
 
 
 def test_a_drain_under_load_echoes_every_byte_that_was_taken_in(server: Server) -> None:

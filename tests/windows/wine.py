@@ -121,7 +121,8 @@ def main(arguments: list[str]) -> int:
         if process:
             process.send_signal(signal.SIGINT)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    forwarded = (signal.SIGINT, signal.SIGTERM)
+    for number in forwarded:
         signal.signal(number, forward)
     one_output = os.path.samestat(os.fstat(1), os.fstat(2))  # 2>&1: keeps the order of the lines
     process = subprocess.Popen(
@@ -139,11 +140,15 @@ def main(arguments: list[str]) -> int:
     copies = [threading.Thread(target=_copy, args=(process.stdout.fileno(), 1), daemon=True)]
     if process.stderr:
         copies.append(threading.Thread(target=_copy, args=(process.stderr.fileno(), 2), daemon=True))
+    # Of two signals at once another thread may take both (Linux wakes one for each, and either can take what is there),
+    # and then nothing would interrupt this one's wait, in which alone Python runs handlers.
+    signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)
     for copy in copies:
         copy.start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, forwarded)
 
     code = process.wait()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in forwarded:
         signal.signal(number, signal.SIG_IGN)
     for copy in copies:
         copy.join(5)  # bounded, should something else hold the pipe
