@@ -21,20 +21,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 SCOPES = {
     "connections:read": "list connections and those that ended",
-    "connections:kick": "end a connection",
+    "connections:kick": "end connections",
+    "connections:tag": "change a connection's tags and groups",
     "messages:send": "send to one connection",
     "broadcasts:send": "send to many connections",
+    "bans:read": "list bans",
+    "bans:write": "ban and unban addresses",
     "node:read": "see the node, its listeners and a drain's progress",
     "node:drain": "begin and cancel a drain",
     "node:shutdown": "shut the service down",
+    "node:reload": "read the settings again",
     "metrics:read": "read the metrics",
+    "audit:read": "see who did what",
+    "keys:read": "list keys",
+    "keys:write": "make and revoke keys",
 }
 ALL_SCOPES = frozenset(SCOPES)
 
-_VIEWER = frozenset({"connections:read", "node:read", "metrics:read"})
+_VIEWER = frozenset({"connections:read", "bans:read", "node:read", "metrics:read"})
 ROLES = {
     "viewer": _VIEWER,
-    "operator": _VIEWER | {"connections:kick", "messages:send", "broadcasts:send", "node:drain"},
+    "operator": _VIEWER
+    | {"connections:kick", "connections:tag", "messages:send", "broadcasts:send", "bans:write", "node:drain"},
     "admin": ALL_SCOPES,
 }
 Role = Literal["viewer", "operator", "admin"]
