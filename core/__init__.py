@@ -9,9 +9,10 @@ The engine's threads are native and never take Python's lock; `Engine` reads fro
 """
 
 from .config import EngineConfig, ListenerConfig
-from .engine import Broadcast, Engine, KickResult, lower_priority, probe
+from .engine import TURN_BUCKETS, Broadcast, Engine, KickResult, lower_priority, probe
 from .errors import (
     BackendUnavailable,
+    BanTableFull,
     ConfigurationError,
     ConnectionClosing,
     ConnectionEnded,
@@ -21,10 +22,12 @@ from .errors import (
     EngineError,
     EngineStopped,
     EngineTimeout,
+    LabelsChanged,
     ListenError,
     SendQueueFull,
     StartError,
 )
+from .events import Event, EventBatch, EventKind, EventPosition
 from .listing import SortedListing, SortKey
 from .model import (
     By,
@@ -34,6 +37,7 @@ from .model import (
     DrainProgress,
     EngineInfo,
     Filter,
+    KickOutcome,
     ListenerStats,
     Page,
     Phase,
@@ -44,7 +48,9 @@ from .model import (
 )
 
 __all__ = [
+    "TURN_BUCKETS",
     "BackendUnavailable",
+    "BanTableFull",
     "Broadcast",
     "By",
     "ClosedConnection",
@@ -63,8 +69,14 @@ __all__ = [
     "EngineInfo",
     "EngineStopped",
     "EngineTimeout",
+    "Event",
+    "EventBatch",
+    "EventKind",
+    "EventPosition",
     "Filter",
+    "KickOutcome",
     "KickResult",
+    "LabelsChanged",
     "ListenError",
     "ListenerConfig",
     "ListenerStats",

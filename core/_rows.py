@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
+from weakref import WeakKeyDictionary
 
+from . import labels
 from ._native import ffi, lib
 from .model import (
     By,
@@ -88,6 +91,20 @@ def address_bytes(text: str) -> bytes:
     return _MAPPED + socket.inet_pton(socket.AF_INET, text)
 
 
+def network_bytes(network: IPv4Network | IPv6Network) -> tuple[bytes, int]:
+    """A network's address and the length of its prefix, of 128."""
+    return address_bytes(str(network.network_address)), network.prefixlen + (96 if network.version == 4 else 0)
+
+
+def network_text(address: bytes, prefix: int) -> str:
+    """Back from network_bytes; a single address without its prefix."""
+    text, bits = address_text(address), prefix
+    if prefix >= 96 and address.startswith(_MAPPED):
+        bits -= 96
+        return text if bits == 32 else f"{text}/{bits}"
+    return text if bits == 128 else f"{text}/{bits}"
+
+
 def moment(microseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=microseconds)
 
@@ -96,9 +113,13 @@ def moment_or_none(microseconds: int) -> datetime | None:
     return moment(microseconds) if microseconds else None
 
 
-def _connection(row: Sequence[Any], services: Sequence[str]) -> Connection:
+Labels = tuple[dict[str, str], tuple[str, ...]]
+_NO_LABELS: Labels = ({}, ())
+
+
+def _connection(row: Sequence[Any], services: Sequence[str], labels: Labels) -> Connection:
     token, serial, peer_ip, local_ip, peer_port, local_port, listener, worker, state, reason, *rest = row
-    connected_at, active_at, bytes_in, bytes_out, messages_in, messages_out, pending_bytes = rest
+    connected_at, active_at, bytes_in, bytes_out, messages_in, messages_out, pending_bytes, _ = rest
     return Connection(
         token,
         serial,
@@ -116,14 +137,15 @@ def _connection(row: Sequence[Any], services: Sequence[str]) -> Connection:
         messages_in,
         messages_out,
         pending_bytes,
+        *labels,
     )
 
 
-def _closed(row: Sequence[Any], services: Sequence[str]) -> ClosedConnection:
-    closed_serial, closed_at, os_error, text = row[17:]
+def _closed(row: Sequence[Any], services: Sequence[str], labels: Labels) -> ClosedConnection:
+    closed_serial, closed_at, _, os_error, text = row[18:]
     reason = row[9]
     return ClosedConnection(
-        _connection(row[:17], services),
+        _connection(row[:18], services, labels),
         closed_serial,
         moment(closed_at),
         REASONS[reason] or Reason.IO_ERROR,
@@ -133,18 +155,30 @@ def _closed(row: Sequence[Any], services: Sequence[str]) -> ClosedConnection:
     )
 
 
-def connections(rows: Any, count: int, services: Sequence[str]) -> list[Connection]:
-    """`rows` is an iocpd_connection[]; `services` is each listener's."""
+def connections(rows: Any, count: int, services: Sequence[str], labels_of: Callable[[int], bytes]) -> list[Connection]:
+    """`rows` is an iocpd_connection[]; `services` is each listener's; `labels_of` gives the labels of a token as JSON."""
     if not count:
         return []
-    return [_connection(row, services) for row in CONNECTION.iter_unpack(ffi.buffer(rows, count * CONNECTION.size))]
+    return [
+        _connection(row, services, labels.from_json(labels_of(row[0])) if row[17] else _NO_LABELS)
+        for row in CONNECTION.iter_unpack(ffi.buffer(rows, count * CONNECTION.size))
+    ]
 
 
-def closed_connections(rows: Any, count: int, services: Sequence[str]) -> list[ClosedConnection]:
-    """`rows` is an iocpd_closed[]; `services` is each listener's."""
+def closed_connections(
+    rows: Any, count: int, services: Sequence[str], labels_of: Callable[[Any], bytes]
+) -> list[ClosedConnection]:
+    """`rows` is an iocpd_closed[]; `labels_of` gives the labels' JSON for one of them."""
     if not count:
         return []
-    return [_closed(row, services) for row in CLOSED.iter_unpack(ffi.buffer(rows, count * CLOSED.size))]
+    return [
+        _closed(row, services, labels.from_json(labels_of(rows + number)) if row[17] else _NO_LABELS)
+        for number, row in enumerate(CLOSED.iter_unpack(ffi.buffer(rows, count * CLOSED.size)))
+    ]
+
+
+# An engine's struct does not keep what its pointers lead to.
+_kept: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 def filter_struct(filter: Filter | None) -> Any:
@@ -154,8 +188,7 @@ def filter_struct(filter: Filter | None) -> Any:
         return out
     if filter.ip is not None:
         out.fields |= lib.IOCPD_BY_NETWORK
-        out.network = address_bytes(str(filter.ip.network_address))
-        out.prefix = filter.ip.prefixlen + (96 if filter.ip.version == 4 else 0)
+        out.network, out.prefix = network_bytes(filter.ip)
     if filter.listener is not None:
         out.fields |= lib.IOCPD_BY_LISTENER
         out.listener = filter.listener
@@ -177,6 +210,11 @@ def filter_struct(filter: Filter | None) -> Any:
     if filter.min_bytes_out is not None:
         out.fields |= lib.IOCPD_BY_BYTES_OUT
         out.min_bytes_out = filter.min_bytes_out
+    if filter.group is not None or filter.tags:
+        wanted = labels.encode(filter.tags or {}, [filter.group] if filter.group is not None else [])
+        _kept[out] = data = ffi.from_buffer("uint8_t[]", wanted)
+        out.fields |= lib.IOCPD_BY_LABELS
+        out.labels, out.label_bytes = data, len(wanted)
     return out
 
 
@@ -187,6 +225,7 @@ def report(row: Any) -> Report:
         written=row.written,
         skipped_slow=row.skipped_slow,
         closed_before_write=row.closed_before_write,
+        expired=row.expired,
         failed=row.failed,
         done=bool(row.done),
     )
@@ -219,12 +258,19 @@ def engine_info(row: Any) -> EngineInfo:
         started_at=moment(row.started_at_us),
         connections=row.connections,
         last_serial=row.last_serial,
+        bans=row.bans,
     )
 
 
 def worker_stats(row: Any) -> WorkerStats:
     return WorkerStats(
-        **{name: getattr(row, name) for name, _ in ffi.typeof(row).item.fields if name != "closed"},
+        **{
+            name: getattr(row, name)
+            for name, _ in ffi.typeof(row).item.fields
+            if name not in ("closed", "turn_ns", "turn_counts")
+        },
+        turn_seconds=row.turn_ns / 1e9,
+        turn_counts=tuple(row.turn_counts),
         closed={reason: row.closed[number] for number, reason in enumerate(REASONS) if reason},
     )
 
@@ -239,6 +285,10 @@ def listener_stats(row: Any, service: str) -> ListenerStats:
         refused_limit=row.refused_limit,
         refused_memory=row.refused_memory,
         refused_gone=row.refused_gone,
+        refused_banned=row.refused_banned,
+        refused_address_limit=row.refused_address_limit,
+        refused_address_rate=row.refused_address_rate,
+        refused_rate=row.refused_rate,
         accept_errors=row.accept_errors,
         connections=row.connections,
     )

@@ -8,18 +8,20 @@ that is under way. Reads then need no lock and no count, and still work on an en
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from . import _rows
 from ._native import ffi, lib
 from .config import BACKENDS, SERVICES, WORKERS_MAX, EngineConfig, ListenerConfig, milliseconds
 from .errors import (
     BackendUnavailable,
+    BanTableFull,
     ConfigurationError,
     ConnectionClosing,
     ConnectionEnded,
@@ -27,16 +29,20 @@ from .errors import (
     EngineBusy,
     EngineError,
     EngineStopped,
+    LabelsChanged,
     ListenError,
     SendQueueFull,
     StartError,
 )
-from .model import ClosedConnection, Report
+from .model import ClosedConnection, Connection, Report
 
 T = TypeVar("T")
+# Takes what a ticket has beside its report, before it goes, and gives what makes the result.
+Read: TypeAlias = Callable[["Command[Any]", Any], Callable[[Report], Any]]
 
 _WAIT_MS = 60_000
 _BATCH = 256
+_new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class Command(Generic[T]):
@@ -47,12 +53,13 @@ class Command(Generic[T]):
             callbacks run in a thread of the engine and must not wait for another command.
     """
 
-    def __init__(self, run: Run, token: int, result: Callable[[Report], T]) -> None:
+    def __init__(self, run: Run, token: int, result: Callable[[Report], T] | None, read: Read | None) -> None:
         self.future: Future[T] = Future()
         self.future.set_running_or_notify_cancel()
         self._run = run
         self._token = token
         self._result = result
+        self._read_more = read
         self._ticket: Any = None  # the engine's, until it is done
         self._last = Report(0, 0, 0, 0, 0, 0, False)
 
@@ -73,6 +80,8 @@ class Command(Generic[T]):
     def _free(self) -> int:
         """Lets go of the ticket; its report stays. Under the run's lock."""
         status = self._read()
+        if self._read_more is not None:
+            self._result = self._read_more(self, self._ticket)
         lib.iocpd_ticket_free(self._run.native, self._ticket)
         self._ticket = None
         return status
@@ -104,7 +113,46 @@ class Run:
         row = ffi.new("iocpd_closed[1]")
         if lib.iocpd_closed_get(self.native, token, row) != lib.IOCPD_OK:
             return None
-        return _rows.closed_connections(row, 1, self.services)[0]
+        return _rows.closed_connections(row, 1, self.services, self.closed_labels)[0]
+
+    def connection(self, token: int) -> Connection:
+        row = ffi.new("iocpd_connection[1]")
+        status = lib.iocpd_get(self.native, token, row)
+        if status != lib.IOCPD_OK:
+            raise self.error(status, token)
+        return _rows.connections(row, 1, self.services, self.labels_of)[0]
+
+    def labels(self, token: int) -> tuple[bytes, int]:
+        """A connection's tags and groups as JSON members, and their version."""
+        out, size, version = (
+            _new_uncleared("char[]", lib.IOCPD_LABEL_BYTES),
+            ffi.new("uint32_t *"),
+            ffi.new("uint64_t *"),
+        )
+        status = lib.iocpd_labels_read(self.native, token, out, size, version)
+        if status != lib.IOCPD_OK:
+            raise self.error(status, token)
+        return bytes(ffi.buffer(out, size[0])), version[0]
+
+    def labels_of(self, token: int) -> bytes:
+        """The first of `labels`; empty when it has just ended."""
+        out, size, version = (
+            _new_uncleared("char[]", lib.IOCPD_LABEL_BYTES),
+            ffi.new("uint32_t *"),
+            ffi.new("uint64_t *"),
+        )
+        lib.iocpd_labels_read(self.native, token, out, size, version)
+        return bytes(ffi.buffer(out, size[0]))
+
+    def closed_labels(self, row: Any) -> bytes:
+        out, size = _new_uncleared("char[]", lib.IOCPD_LABEL_BYTES), ffi.new("uint32_t *")
+        lib.iocpd_closed_labels_read(self.native, row, out, size)
+        return bytes(ffi.buffer(out, size[0]))
+
+    def configure(self, config: EngineConfig) -> None:
+        limits = ffi.new("iocpd_limits *")
+        _limits(config, limits)
+        lib.iocpd_configure(self.native, limits)
 
     def error(self, status: int, token: int = 0) -> Exception:
         """The exception for a status that is not IOCPD_OK."""
@@ -118,18 +166,30 @@ class Run:
             return SendQueueFull(token)
         if status == lib.IOCPD_BUSY:
             return EngineBusy()
+        if status == lib.IOCPD_CONFLICT:
+            return LabelsChanged(token)
+        if status == lib.IOCPD_FULL:
+            return BanTableFull()
         if status == lib.IOCPD_STOPPED:
             return EngineStopped()
         if status == lib.IOCPD_NO_MEMORY:
             return MemoryError("the engine could not allocate memory")
         return EngineError(f"unexpected status {status} of the engine")
 
-    def submit(self, token: int, begin: Callable[[Any], int], result: Callable[[Report], T]) -> Command[T]:
-        """Begins a command: `begin` gets an iocpd_ticket** and returns a status; `result` makes the future's result.
+    def submit(
+        self,
+        token: int,
+        begin: Callable[[Any], int],
+        result: Callable[[Report], T] | None = None,
+        *,
+        read: Read | None = None,
+    ) -> Command[T]:
+        """Begins a command: `begin` gets an iocpd_ticket** and returns a status; `result` makes the future's result, or
+        is what `read` gives.
 
         The lock is held from before the ticket exists until it is known here, so the pump never meets one that isn't.
         """
-        command = Command(self, token, result)
+        command = Command(self, token, result, read)
         out = ffi.new("iocpd_ticket **")
         with self.lock:
             status = lib.IOCPD_STOPPED if self.joined or self._ended else begin(out)
@@ -172,10 +232,14 @@ class Run:
         with self.lock:
             command = self._commands.pop(ticket)
             status = command._free()
-        if status == lib.IOCPD_OK:
-            command.future.set_result(command._result(command._last))
-        else:
+        if status != lib.IOCPD_OK:
             command.future.set_exception(self.error(status, command._token))
+            return
+        assert command._result is not None
+        try:
+            command.future.set_result(command._result(command._last))
+        except EngineError as error:  # what the result is made of has ended meanwhile
+            command.future.set_exception(error)
 
 
 def lower_priority() -> None:
@@ -228,17 +292,15 @@ def _start(config: EngineConfig) -> Any:
     native.workers = config.workers or min(_processors(), WORKERS_MAX)
     native.listener_count = len(config.listeners)
     native.listeners = listeners
-    native.max_connections = config.max_connections
-    native.first_byte_ms = milliseconds("first_byte_timeout", config.first_byte_timeout)
-    native.idle_ms = milliseconds("idle_timeout", config.idle_timeout)
-    native.send_soft_bytes = config.send_soft_bytes
-    native.send_soft_ms = milliseconds("send_soft_seconds", config.send_soft_seconds)
-    native.send_hard_bytes = config.send_hard_bytes
+    _limits(config, native)
     native.receive_buffer_bytes = config.receive_buffer_bytes
     native.receive_buffers = config.receive_buffers
     native.closed_capacity = config.closed_capacity
     native.inbox_capacity = config.inbox_capacity
     native.relay_capacity = config.relay_capacity
+    native.event_capacity = config.event_capacity
+    native.max_bans = config.max_bans
+    native.seed = secrets.randbits(64)
 
     out, problem = ffi.new("iocpd_engine **"), ffi.new("iocpd_problem *")
     status = lib.iocpd_start(native, out, problem)
@@ -250,6 +312,19 @@ def _start(config: EngineConfig) -> Any:
     if status != lib.IOCPD_OK:
         raise StartError(_text(problem))
     return out[0]
+
+
+def _limits(config: EngineConfig, out: Any) -> None:
+    """Into an iocpd_limits or an iocpd_config, which name them alike."""
+    out.max_connections = config.max_connections
+    out.first_byte_ms = milliseconds("first_byte_timeout", config.first_byte_timeout)
+    out.idle_ms = milliseconds("idle_timeout", config.idle_timeout)
+    out.send_soft_bytes = config.send_soft_bytes
+    out.send_soft_ms = milliseconds("send_soft_seconds", config.send_soft_seconds)
+    out.send_hard_bytes = config.send_hard_bytes
+    out.max_per_address = config.max_connections_per_address
+    out.accepts_per_s = config.accepts_per_s
+    out.accepts_per_s_per_address = config.accepts_per_s_per_address
 
 
 def _processors() -> int:

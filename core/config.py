@@ -9,11 +9,25 @@ from dataclasses import dataclass
 
 from .errors import ConfigurationError
 
-SERVICES = ("echo", "discard", "relay")
+SERVICES = ("echo", "discard", "relay", "relay_group")
 BACKENDS = ("auto", "iocp", "io_uring", "epoll")
 WORKERS_MAX = 64
 LISTENERS_MAX = 64
 _GIB = 1024**3
+CHANGEABLE = frozenset(
+    {
+        "max_connections",
+        "first_byte_timeout",
+        "idle_timeout",
+        "send_soft_bytes",
+        "send_soft_seconds",
+        "send_hard_bytes",
+        "max_connections_per_address",
+        "accepts_per_s",
+        "accepts_per_s_per_address",
+    }
+)
+"""What of an EngineConfig can be changed while the engine runs."""
 
 _LISTENER = re.compile(r"(\[(?P<ipv6>[^]]*)]|(?P<host>[^][:/]*)):(?P<port>[0-9]{1,5})(/(?P<service>[^/]+))?")
 
@@ -46,8 +60,8 @@ class ListenerConfig:
     Attributes:
         host: A numeric address, or a name, whose first address is taken when the engine starts.
         port: 0: the system chooses; `Engine.listener_stats` tells which.
-        service: echo (all bytes go back), discard (they are read and dropped) or relay (each message goes to all other
-            connections of the listener).
+        service: echo (all bytes go back), discard (they are read and dropped), relay (each message goes to all other
+            connections of the listener) or relay_group (to those of them that share a group with the sender).
         backlog: Connections that the system holds until they are accepted; it may have a lower limit of its own.
         dual_stack: "::" takes IPv4 too. Without meaning for other addresses.
 
@@ -107,6 +121,12 @@ class EngineConfig:
         closed_capacity: Ended connections that each worker remembers.
         inbox_capacity: Commands that may wait for one worker.
         relay_capacity: Relayed messages that may wait for one worker.
+        event_capacity: Events that each worker remembers, for `Engine.events`.
+        max_bans: Bans at most.
+        max_connections_per_address: 0: no limit. An address is one IPv4 address or one IPv6 /64.
+        accepts_per_s: Connections that are let in each second, of all addresses together; so many may come at once. 0:
+            no limit.
+        accepts_per_s_per_address: The same for one address.
 
     Raises:
         ConfigurationError: For a value that can't be used.
@@ -126,6 +146,11 @@ class EngineConfig:
     closed_capacity: int = 4096
     inbox_capacity: int = 4096
     relay_capacity: int = 1024
+    event_capacity: int = 4096
+    max_bans: int = 131072
+    max_connections_per_address: int = 0
+    accepts_per_s: int = 0
+    accepts_per_s_per_address: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "listeners", tuple(self.listeners))  # a caller's list may change later
@@ -146,6 +171,11 @@ class EngineConfig:
         _check_int("closed_capacity", self.closed_capacity, 1, 1024 * 1024)
         _check_int("inbox_capacity", self.inbox_capacity, 1, 1024 * 1024)
         _check_int("relay_capacity", self.relay_capacity, 1, 1024 * 1024)
+        _check_int("event_capacity", self.event_capacity, 1, 1024 * 1024)
+        _check_int("max_bans", self.max_bans, 1, 4 * 1024 * 1024)
+        _check_int("max_connections_per_address", self.max_connections_per_address, 0, 1024 * 1024)
+        _check_int("accepts_per_s", self.accepts_per_s, 0, 1_000_000)
+        _check_int("accepts_per_s_per_address", self.accepts_per_s_per_address, 0, 1_000_000)
 
     def _check_listeners(self) -> None:
         if not 1 <= len(self.listeners) <= LISTENERS_MAX:

@@ -5,24 +5,19 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from concurrent.futures import Future
+from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias
 
-from . import _rows, listing
+from . import _rows, events, listing
 from ._native import ffi, lib
 from ._run import Command, Run, lower_priority, probe
-from .config import EngineConfig, milliseconds
-from .errors import (
-    ConfigurationError,
-    ConnectionUnknown,
-    DrainConflict,
-    EngineError,
-    EngineStopped,
-    EngineTimeout,
-    StartError,
-)
+from .commands import Commands, token_of
+from .config import CHANGEABLE, EngineConfig, milliseconds
+from .errors import ConfigurationError, DrainConflict, EngineError, EngineStopped, StartError
+from .events import EventBatch, EventPosition
 from .listing import SortedListing, SortKey
 from .model import (
     ClosedConnection,
@@ -37,21 +32,22 @@ from .model import (
     WorkerStats,
 )
 
-__all__ = ["Broadcast", "Engine", "KickResult", "lower_priority", "probe"]
-
-T = TypeVar("T")
+__all__ = ["TURN_BUCKETS", "Broadcast", "Engine", "KickResult", "lower_priority", "probe"]
 
 Broadcast: TypeAlias = Command[Report]
 KickResult: TypeAlias = ClosedConnection | None
 
-# A kick's timeout is the client's; the engine then resets the connection, and gets so long to tell.
-_KICK_MARGIN = 5.0
+TURN_BUCKETS: tuple[float, ...] = (
+    *(bound / 1e9 for bound in lib.iocpd_turn_bounds_ns()[0 : lib.IOCPD_TURN_BUCKETS - 1]),
+    float("inf"),
+)
+"""Upper bounds, in seconds, of the buckets of WorkerStats.turn_counts."""
+
 _JOIN_MS = 100  # a call into C answers to no signal, so Ctrl-C waits so long at most
-_TOKEN_BITS = 53
-_BYTES_MAX = 1024**3
+_MATCHING_MAX = 1024 * 1024
 
 
-class Engine:
+class Engine(Commands):
     """A TCP service on a completion port.
 
     Every method may be called from any thread. Only `start`, `stop`, `join`, `send`, `kick` and `broadcast` wait for
@@ -189,7 +185,13 @@ class Engine:
         return listing.page(self._started(), filter, limit, cursor)
 
     def connections_json(
-        self, filter: Filter | None = None, *, limit: int = 100, cursor: Cursor | None = None, prefix: str = ""
+        self,
+        filter: Filter | None = None,
+        *,
+        limit: int = 100,
+        cursor: Cursor | None = None,
+        prefix: str = "",
+        fields: Collection[str] | None = None,
     ) -> tuple[bytes, Cursor | None]:
         """The same page as JSON objects with commas between them, and where the next page begins.
 
@@ -200,11 +202,12 @@ class Engine:
             limit: Rows at most, up to 65536.
             cursor: Where the page before said that the next one begins; None: from the beginning.
             prefix: At most 16 letters, digits and dashes that stand in an `id` before the token in hexadecimal digits.
+            fields: The members of listing.MEMBERS that the rows have; None: all.
 
         Raises:
-            ConfigurationError: For a limit, a cursor or a prefix that can't be.
+            ConfigurationError: For a limit, a cursor, a prefix or a field that can't be.
         """
-        return listing.page_json(self._started(), filter, limit, cursor, prefix)
+        return listing.page_json(self._started(), filter, limit, cursor, prefix, fields)
 
     def sort(
         self, filter: Filter | None = None, *, key: SortKey = SortKey.CONNECTED_AT, descending: bool = False
@@ -230,11 +233,7 @@ class Engine:
             ConnectionUnknown: No connection ever had this id.
             ConnectionEnded: It has left the table; the error has its record.
         """
-        run, row = self._started(), ffi.new("iocpd_connection[1]")
-        status = lib.iocpd_get(run.native, _token(id), row)
-        if status != lib.IOCPD_OK:
-            raise run.error(status, id)
-        return _rows.connections(row, 1, run.services)[0]
+        return self._started().connection(token_of(id))
 
     def closed(self, *, limit: int = 100, before: int = 0) -> list[ClosedConnection]:
         """Connections that ended, the newest first.
@@ -251,94 +250,64 @@ class Engine:
             raise ConfigurationError("before", before, "must be a closed_serial, or 0")
         run, rows = self._started(), ffi.new("iocpd_closed[]", limit)
         count = lib.iocpd_closed_list(run.native, before, rows, limit)
-        return _rows.closed_connections(rows, count, run.services)
+        return _rows.closed_connections(rows, count, run.services, run.closed_labels)
 
-    # --- commands -----------------------------------------------------------------------------------------------------
-
-    def submit_send(self, id: int, data: bytes) -> Future[Report]:
-        """Queues data on a connection and returns at once; the future is done when the system has taken all of it.
-
-        Data of several sends goes out in the order of the calls of one thread, and never mixed up.
-
-        Raises:
-            ConnectionUnknown: No connection ever had this id.
-            ConnectionEnded: It has left the table. Also set on the future, if it ends before the worker gets to it.
-            ConnectionClosing: Set on the future: it is on its way out.
-            SendQueueFull: Set on the future: nothing was queued, since its queue would go over `send_hard_bytes`.
-            EngineBusy: Too many commands wait for the worker.
-            ConfigurationError: The data is empty.
-        """
-        return self._send(id, data).future
-
-    def send(self, id: int, data: bytes, *, timeout: float = 5.0) -> Report:
-        """`submit_send`, and waits until the system has taken the data, or the connection has ended before.
-
-        Raises:
-            EngineTimeout: Not within `timeout` seconds. The data stays queued.
-            Exception: As `submit_send`, with what is set on its future.
-        """
-        return _wait("the send", self._send(id, data), timeout)
-
-    def submit_kick(
-        self, id: int, *, text: str = "", farewell: bytes = b"", force: bool = False, timeout: float = 5.0
-    ) -> Future[ClosedConnection | None]:
-        """Begins to end a connection and returns at once; the future is done when it has left the table.
-
-        What is queued is sent, then the farewell, then the end of the stream; the client then has until the timeout to
-        close its side. A kick of a connection that is being kicked already joins the first one.
+    def matching(self, filter: Filter | None = None, *, limit: int, exclude: Collection[int] = ()) -> list[int]:
+        """The ids of the connections that match, in the order of their slots.
 
         Args:
-            id: The connection's.
-            text: For the record, why; cut to 199 bytes of UTF-8.
-            farewell: Sent last.
-            force: Reset it at once: nothing more is sent, not even the farewell.
-            timeout: Seconds after which it is reset.
+            filter: Which connections; None: all.
+            limit: Ids at most, up to 1,048,576.
+            exclude: Ids that are left out.
+        """
+        if not 1 <= limit <= _MATCHING_MAX:
+            raise ConfigurationError("limit", limit, f"must be from 1 to {_MATCHING_MAX}")
+        run = self._started()
+        capacity = min(limit + len(exclude), max(run.info().connections, 64) * 2)
+        tokens = ffi.new("uint64_t[]", capacity)
+        count = lib.iocpd_match(run.native, _rows.filter_struct(filter), tokens, capacity)
+        left_out = frozenset(exclude)
+        return [token for token in tokens[0:count] if token not in left_out][:limit]
 
-        Returns:
-            A future of the connection's record, or of None if that is no longer remembered.
+    def event_position(self) -> EventPosition:
+        """Behind the newest event."""
+        return events.now(self._started())
+
+    def events(self, after: EventPosition, *, limit: int = 256) -> EventBatch:
+        """What has happened since; never waits for it.
+
+        Workers write events whether somebody reads them or not, and remember the last `event_capacity` each.
+
+        Args:
+            after: Where the last batch ended, or an event's own position.
+            limit: Events at most, up to 4096.
 
         Raises:
-            ConnectionUnknown: No connection ever had this id.
-            ConnectionEnded: It has left the table. Also set on the future, if it ends before the worker gets to it.
-            EngineBusy: Too many commands wait for the worker.
+            ConfigurationError: For a limit that can't be, or a position that is not of this life of the engine.
         """
-        return self._kick(id, text, farewell, force, timeout).future
+        return events.read(self._started(), after, limit)
 
-    def kick(
-        self, id: int, *, text: str = "", farewell: bytes = b"", force: bool = False, timeout: float = 5.0
-    ) -> ClosedConnection | None:
-        """`submit_kick`, and waits until the connection has left the table.
+    # --- limits -------------------------------------------------------------------------------------------------------
+
+    def configure(self, **changes: Any) -> None:
+        """Changes limits of a running engine, and of the next start; `config` has them afterwards.
+
+        What is above a new limit stays, but timeouts hold for connections that are there too.
+
+        Args:
+            changes: By EngineConfig's names: max_connections, first_byte_timeout, idle_timeout, send_soft_bytes,
+                send_soft_seconds, send_hard_bytes, max_connections_per_address, accepts_per_s and
+                accepts_per_s_per_address. All of them or none are changed.
 
         Raises:
-            EngineTimeout: It has not left 5 s after the timeout, at which it is reset.
-            Exception: As `submit_kick`, with what is set on its future.
+            ConfigurationError: Another name, or a value that can't be used.
         """
-        return _wait("the kick", self._kick(id, text, farewell, force, timeout), timeout + _KICK_MARGIN)
-
-    def submit_broadcast(self, data: bytes, filter: Filter | None = None) -> Broadcast:
-        """Queues data on every connection that matches, and returns at once.
-
-        A connection with a full send queue is skipped, and none waits for another.
-
-        Raises:
-            EngineBusy: Too many commands wait for a worker; nothing was sent to anybody.
-            ConfigurationError: The data is empty.
-        """
-        run, view, which = self._started(), _view("data", data, least=1), _rows.filter_struct(filter)
-        return run.submit(0, lambda out: lib.iocpd_broadcast(run.native, which, view, len(view), out), _same)
-
-    def broadcast(self, data: bytes, filter: Filter | None = None, *, timeout: float = 5.0) -> Report:
-        """`submit_broadcast`, and waits until each send is completed or its connection has ended.
-
-        Returns:
-            The report; if `timeout` seconds were not enough, as it is then, with `done` False. What is queued stays
-            queued.
-        """
-        command = self.submit_broadcast(data, filter)
-        try:
-            return command.future.result(timeout)
-        except TimeoutError:
-            return command.report()
+        for name, value in changes.items():
+            if name not in CHANGEABLE:
+                raise ConfigurationError(name, value, "can't be changed while the engine runs")
+        config, run = replace(self.config, **changes), self._started()
+        run.configure(config)
+        self.config = config
 
     # --- drain --------------------------------------------------------------------------------------------------------
 
@@ -370,7 +339,7 @@ class Engine:
             EngineStopped: The engine has stopped.
             ConfigurationError: For a value that can't be used.
         """
-        run, last_words = self._started(), _view("farewell", farewell)
+        run, last_words = self._started(), ffi.from_buffer("uint8_t[]", farewell)
         if not 0 <= rate_per_s < 1 << 32:
             raise ConfigurationError("rate_per_s", rate_per_s, "must be from 0 to 4294967295")
         plan = ffi.new("iocpd_drain_config *")
@@ -410,54 +379,3 @@ class Engine:
         run, row = self._started(), ffi.new("iocpd_drain_progress *")
         lib.iocpd_drain_read(run.native, row)
         return _rows.drain_progress(row)
-
-    # --- private ------------------------------------------------------------------------------------------------------
-
-    def _started(self) -> Run:
-        run = self._run
-        if run is None:
-            raise EngineStopped
-        return run
-
-    def _send(self, id: int, data: bytes) -> Command[Report]:
-        run, token, view = self._started(), _token(id), _view("data", data, least=1)
-        return run.submit(id, lambda out: lib.iocpd_send(run.native, token, view, len(view), out), _same)
-
-    def _kick(self, id: int, text: str, farewell: bytes, force: bool, timeout: float) -> Command[KickResult]:
-        run, token, last_words = self._started(), _token(id), _view("farewell", farewell)
-        timeout_ms = milliseconds("timeout", timeout)
-        # Cut here, since C would cut a character in two.
-        why = text.encode(errors="replace")[: lib.IOCPD_TEXT_BYTES - 1].decode(errors="ignore").encode()
-
-        def begin(out: Any) -> int:
-            status: int = lib.iocpd_kick(run.native, token, force, timeout_ms, why, last_words, len(last_words), out)
-            return status
-
-        return run.submit(id, begin, lambda _: run.closed(token))
-
-
-def _same(report: Report) -> Report:
-    return report
-
-
-def _token(id: int) -> int:
-    if not 0 <= id < 1 << _TOKEN_BITS:
-        raise ConnectionUnknown(id)
-    return id
-
-
-def _view(field: str, data: bytes, *, least: int = 0) -> Any:
-    """The bytes as C sees them, for as long as the result is held."""
-    view = ffi.from_buffer("uint8_t[]", data)
-    if not least <= len(view) <= _BYTES_MAX:
-        raise ConfigurationError(field, f"{len(view)} bytes", f"must be from {least} to {_BYTES_MAX} bytes")
-    return view
-
-
-def _wait(what: str, command: Command[T], timeout: float) -> T:
-    try:
-        return command.future.result(timeout)
-    except TimeoutError:
-        raise EngineTimeout(what, timeout, command.report()) from None
-    finally:
-        del command  # an error's traceback has this frame, and would keep the engine's memory through it

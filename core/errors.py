@@ -140,6 +140,25 @@ class EngineBusy(EngineError):
         super().__init__("too many commands wait for a worker: try again later")
 
 
+class LabelsChanged(EngineError):
+    """Somebody else has changed the connection's tags or groups meanwhile. Nothing was done: try again.
+
+    Attributes:
+        id: The connection's id.
+    """
+
+    def __init__(self, id: int) -> None:
+        super().__init__(f"the labels of connection {id} were changed by somebody else at the same time: try again")
+        self.id = id
+
+
+class BanTableFull(EngineError):
+    """There are `max_bans` bans. Those of the call before the first that found no room are in force."""
+
+    def __init__(self) -> None:
+        super().__init__("the table of bans is full: lift some, or raise max_bans")
+
+
 class EngineStopped(EngineError):
     """The engine was never started, is stopping or has stopped."""
 

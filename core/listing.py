@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Collection
 from typing import Any
 
 from . import _rows
@@ -14,6 +15,29 @@ from .model import Cursor, Filter, Page
 
 _TOKEN_SLOT_BITS, _TOKEN_WORKER_BITS = 20, 6
 _PAGE_MAX = 65536
+MEMBERS = {
+    name: getattr(lib, f"IOCPD_MEMBER_{name.upper()}")
+    for name in (
+        "id",
+        "listener",
+        "service",
+        "state",
+        "reason",
+        "peer",
+        "local",
+        "connected_at",
+        "last_activity_at",
+        "bytes_in",
+        "bytes_out",
+        "messages_in",
+        "messages_out",
+        "pending_bytes",
+        "tags",
+        "groups",
+        "worker",
+    )
+}
+"""The members of a row in JSON, in their order."""
 _new_uncleared = ffi.new_allocator(should_clear_after_alloc=False)
 
 
@@ -53,20 +77,27 @@ class SortedListing:
         """How many matched."""
         return self._count
 
-    def page_json(self, position: int = 0, *, limit: int = 100, prefix: str = "") -> tuple[bytes, int | None]:
+    def page_json(
+        self, position: int = 0, *, limit: int = 100, prefix: str = "", fields: Collection[str] | None = None
+    ) -> tuple[bytes, int | None]:
         """Rows from `position` on, as `Engine.connections_json` gives them, and the next page's position.
 
         None as the next position is exact: nobody who is still there comes behind this page.
 
         Raises:
-            ConfigurationError: For a position, a limit or a prefix that can't be.
+            ConfigurationError: For a position, a limit, a prefix or a field that can't be.
         """
         if not 0 <= position <= self._count:
             raise ConfigurationError("position", position, f"must be from 0 to {self._count}")
-        out, size = json_space(limit, prefix)
+        text, members, space = _prefix(prefix), _members(fields), _Space(limit)
         place = ffi.new("uint32_t *", position)
-        lib.iocpd_sorted_json(self._run.native, self._sorted, self._count, place, limit, prefix.encode(), out, size)
-        return bytes(ffi.buffer(out, size[0])), place[0] if place[0] < self._count else None
+        while space.wanted and place[0] < self._count:
+            written = lib.iocpd_sorted_json(
+                self._run.native, self._sorted, self._count, place, space.wanted, members, text, *space.out
+            )
+            if not space.take(written):
+                break
+        return space.rows(), place[0] if place[0] < self._count else None
 
 
 def page(run: Run, filter: Filter | None, limit: int, cursor: Cursor | None) -> Page:
@@ -75,27 +106,62 @@ def page(run: Run, filter: Filter | None, limit: int, cursor: Cursor | None) -> 
     rows = ffi.new("iocpd_connection[]", limit + 1)  # one more tells whether the page is the last
     count = lib.iocpd_list(run.native, _rows.filter_struct(filter), place, rows, limit + 1)
     following = _before(rows[limit], place) if count > limit else None
-    return Page(_rows.connections(rows, min(count, limit), run.services), following, place.last_serial)
+    return Page(_rows.connections(rows, min(count, limit), run.services, run.labels_of), following, place.last_serial)
 
 
 def page_json(
-    run: Run, filter: Filter | None, limit: int, cursor: Cursor | None, prefix: str
+    run: Run, filter: Filter | None, limit: int, cursor: Cursor | None, prefix: str, fields: Collection[str] | None
 ) -> tuple[bytes, Cursor | None]:
     """See Engine.connections_json."""
-    where, place = _rows.filter_struct(filter), _place(limit, cursor)
-    out, size = json_space(limit, prefix)
-    lib.iocpd_list_json(run.native, where, place, limit, prefix.encode(), out, size)
+    where, place, text, members = _rows.filter_struct(filter), _place(limit, cursor), _prefix(prefix), _members(fields)
+    space, more = _Space(limit), ffi.new("int32_t *", 1)
+    while space.wanted and more[0]:
+        space.take(lib.iocpd_list_json(run.native, where, place, space.wanted, members, text, *space.out, more))
     beyond = ffi.new("iocpd_connection *")
-    more = lib.iocpd_list(run.native, where, place, beyond, 1) == 1
-    return bytes(ffi.buffer(out, size[0])), _before(beyond, place) if more else None
+    left = more[0] and lib.iocpd_list(run.native, where, place, beyond, 1) == 1
+    return space.rows(), _before(beyond, place) if left else None
 
 
-def json_space(limit: int, prefix: str) -> tuple[Any, Any]:
-    """Room for that many rows, and for how many bytes were written."""
+class _Space:
+    """Memory that C writes rows to, as often as it takes: labels may make them much longer than they are without."""
+
+    def __init__(self, limit: int) -> None:
+        check_limit(limit)
+        self.wanted = limit
+        capacity = limit * lib.IOCPD_ROW_JSON_BYTES + 2 * lib.IOCPD_LABEL_BYTES
+        self._size = ffi.new("uint32_t *")
+        self.out = _new_uncleared("char[]", capacity), capacity, self._size
+        self._parts: list[bytes] = []
+
+    def take(self, written: int) -> int:
+        """So many rows were written; the same number."""
+        if written:
+            self._parts.append(bytes(ffi.buffer(self.out[0], self._size[0])))
+        self.wanted -= written
+        return written
+
+    def rows(self) -> bytes:
+        return self._parts[0] if len(self._parts) == 1 else b",".join(self._parts)
+
+
+def _prefix(prefix: str) -> bytes:
     if not re.fullmatch(rf"[A-Za-z0-9-]{{0,{lib.IOCPD_PREFIX_BYTES}}}", prefix):
         raise ConfigurationError("prefix", prefix, f"must be at most {lib.IOCPD_PREFIX_BYTES} letters, digits, dashes")
-    check_limit(limit)
-    return _new_uncleared("char[]", limit * lib.IOCPD_ROW_JSON_BYTES), ffi.new("uint32_t *")
+    return prefix.encode()
+
+
+def _members(fields: Collection[str] | None) -> int:
+    if fields is None:
+        every: int = lib.IOCPD_MEMBER_ALL
+        return every
+    if not fields:
+        raise ConfigurationError("fields", fields, "must be one at least")
+    bits = 0
+    for field in fields:
+        if field not in MEMBERS:
+            raise ConfigurationError("fields", field, "must be of " + ", ".join(MEMBERS))
+        bits |= MEMBERS[field]
+    return bits
 
 
 def check_limit(limit: int) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from .errors import ConfigurationError
+from .labels import check_group, check_tag
 
 
 class State(enum.StrEnum):
@@ -38,6 +40,7 @@ class Reason(enum.StrEnum):
     CLIENT_TIMED_OUT = "client_timed_out"
     """The system gave up on the peer."""
     KICKED = "kicked"
+    BANNED = "banned"
     DRAINED = "drained"
     SHUTDOWN = "shutdown"
     FIRST_BYTE_TIMEOUT = "first_byte_timeout"
@@ -82,9 +85,11 @@ class Filter:
         min_pending_bytes: Bytes in its send queue, at least.
         min_bytes_in: Bytes received, at least.
         min_bytes_out: Bytes that the system has taken to send, at least.
+        group: A group that it is in.
+        tags: Tags that it has, all of them.
 
     Raises:
-        ConfigurationError: For a negative or unbounded value.
+        ConfigurationError: For a negative or unbounded value, or what can't be a group or a tag.
     """
 
     ip: IPv4Network | IPv6Network | None = None
@@ -95,6 +100,8 @@ class Filter:
     min_pending_bytes: int | None = None
     min_bytes_in: int | None = None
     min_bytes_out: int | None = None
+    group: str | None = None
+    tags: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.listener is not None and not 0 <= self.listener < 65536:
@@ -106,6 +113,10 @@ class Filter:
             least = getattr(self, field)
             if least is not None and not 0 <= least < 1 << 63:
                 raise ConfigurationError(field, least, "must be from 0 to 2**63 - 1 bytes")
+        if self.group is not None:
+            check_group(self.group)
+        for key, value in (self.tags or {}).items():
+            check_tag(key, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +154,8 @@ class Connection(NamedTuple):
         messages_in: Receives that brought data.
         messages_out: Sends that were completed.
         pending_bytes: Queued and not yet taken by the system.
+        tags: What it was tagged with.
+        groups: The groups that it is in.
     """
 
     id: int
@@ -161,6 +174,20 @@ class Connection(NamedTuple):
     messages_in: int
     messages_out: int
     pending_bytes: int
+    tags: dict[str, str]
+    groups: tuple[str, ...]
+
+
+class KickOutcome(enum.StrEnum):
+    """What became of one connection of several that were kicked."""
+
+    KICKED = "kicked"
+    """It has left the table."""
+    ALREADY_GONE = "already_gone"
+    FAILED = "failed"
+    """The engine stopped first."""
+    BUSY = "busy"
+    """Too many commands wait for its worker: nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +231,7 @@ class Page:
 @dataclass(frozen=True, slots=True)
 class Report:
     """What became of a send, a kick or a broadcast. matched = queued + skipped_slow + failed, and
-    queued = written + closed_before_write + what still waits.
+    queued = written + closed_before_write + expired + what still waits.
 
     Attributes:
         matched: Connections that it was for.
@@ -214,6 +241,7 @@ class Report:
         closed_before_write: Connections that ended while it was queued.
         failed: Connections that there was no memory for.
         done: Nothing will change any more.
+        expired: Connections whose turn came after the time to live.
     """
 
     matched: int
@@ -223,6 +251,7 @@ class Report:
     closed_before_write: int
     failed: int
     done: bool
+    expired: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +300,7 @@ class EngineInfo:
         started_at: When it was started.
         connections: Connections now.
         last_serial: The serial of the newest connection, so the number of all that were accepted.
+        bans: Bans that are in force or have run out and not been lifted.
     """
 
     backend: str
@@ -281,6 +311,7 @@ class EngineInfo:
     started_at: datetime
     connections: int
     last_serial: int
+    bans: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +336,8 @@ class WorkerStats:
         buffers_in_use: Receive buffers that hold data now.
         relay_waiting: Relayed messages on their way to it now.
         closed: Connections that ended, by reason.
+        turn_seconds: How long the turns took together, without their waits.
+        turn_counts: Turns by how long each took; TURN_BUCKETS has the upper bounds.
     """
 
     connections: int
@@ -324,6 +357,8 @@ class WorkerStats:
     buffers_in_use: int
     relay_waiting: int
     closed: dict[Reason, int]
+    turn_seconds: float
+    turn_counts: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,12 +368,16 @@ class ListenerStats:
     Attributes:
         host: The bound address.
         port: The bound port, which the system chose if the configuration said 0.
-        service: echo, discard or relay.
+        service: echo, discard, relay or relay_group.
         open: It listens.
         accepted: Connections taken over.
         refused_limit: Refused because of `max_connections`.
         refused_memory: Refused for want of memory or a free slot.
         refused_gone: The client had left before it was taken over.
+        refused_banned: Refused because of a ban.
+        refused_address_limit: Refused because of `max_connections_per_address`.
+        refused_address_rate: Refused because of `accepts_per_s_per_address`.
+        refused_rate: Refused because of `accepts_per_s`.
         accept_errors: No handle or no memory in the system; accepting went on later.
         connections: Connections now.
     """
@@ -351,5 +390,9 @@ class ListenerStats:
     refused_limit: int
     refused_memory: int
     refused_gone: int
+    refused_banned: int
+    refused_address_limit: int
+    refused_address_rate: int
+    refused_rate: int
     accept_errors: int
     connections: int

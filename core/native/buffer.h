@@ -60,6 +60,7 @@ static inline uint32_t buffer_available(const struct buffer_pool *pool) { return
 struct payload {
     uint32_t references; /* atomic */
     uint32_t bytes;
+    int64_t expires_ns; /* what has not begun to be sent by then is dropped; 0: never */
     uint8_t data[];
 };
 

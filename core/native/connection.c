@@ -28,7 +28,8 @@ static bool buffers_scarce(const struct connection *connection) {
 
 /* A service that answers stops to receive when so much waits to be sent. */
 static uint64_t pause_limit(const struct connection *connection) {
-    return buffers_scarce(connection) ? config_of(connection)->receive_buffer_bytes : config_of(connection)->send_soft_bytes;
+    return buffers_scarce(connection) ? config_of(connection)->receive_buffer_bytes
+                                      : u32_load(&config_of(connection)->send_soft_bytes);
 }
 
 static void mark_dirty(struct connection *connection) {
@@ -42,20 +43,24 @@ static void mark_dirty(struct connection *connection) {
 
 static int64_t sooner(int64_t a, int64_t b) { return b != 0 && (a == 0 || b < a) ? b : a; }
 
+/* A limit in milliseconds, which iocpd_configure may just be changing. */
+static int64_t limit_ns(const uint32_t *ms) { return (int64_t)u32_load(ms) * 1000000; }
+
 /* When this connection must be looked at next; 0: never. */
 static int64_t next_deadline(const struct connection *connection) {
     const iocpd_config *config = config_of(connection);
     int64_t active_ns = (int64_t)connection->last_activity_ns, at = connection->deadline_ns;
+    int64_t soft_ns = limit_ns(&config->send_soft_ms);
     if (connection->state == IOCPD_OPEN) {
-        if (config->first_byte_ms && connection->bytes_in == 0)
-            at = sooner(at, (int64_t)connection->connected_ns + (int64_t)config->first_byte_ms * 1000000);
-        if (config->idle_ms) at = sooner(at, active_ns + (int64_t)config->idle_ms * 1000000);
-        if (connection->over_soft_ns) at = sooner(at, connection->over_soft_ns + (int64_t)config->send_soft_ms * 1000000);
+        int64_t first_byte_ns = limit_ns(&config->first_byte_ms), idle_ns = limit_ns(&config->idle_ms);
+        if (first_byte_ns && connection->bytes_in == 0) at = sooner(at, (int64_t)connection->connected_ns + first_byte_ns);
+        if (idle_ns) at = sooner(at, active_ns + idle_ns);
+        if (connection->over_soft_ns) at = sooner(at, connection->over_soft_ns + soft_ns);
         /* Nothing is received while it is paused, so its last activity was that it read something. */
-        if (connection->flags & CONNECTION_PAUSED) at = sooner(at, active_ns + (int64_t)config->send_soft_ms * 1000000);
+        if (connection->flags & CONNECTION_PAUSED) at = sooner(at, active_ns + soft_ns);
     } else if (connection->state == IOCPD_DRAINING && connection->deadline_ns == 0) {
         /* The client has shut its side: it gets what is queued for as long as it keeps reading. */
-        at = sooner(at, active_ns + (int64_t)config->send_soft_ms * 1000000);
+        at = sooner(at, active_ns + soft_ns);
     }
     return at;
 }
@@ -66,9 +71,9 @@ static void set_timer(struct connection *connection) {
 }
 
 static bool consumer_is_slow(const struct connection *connection, int64_t now_ns) {
-    int64_t limit_ns = now_ns - (int64_t)config_of(connection)->send_soft_ms * 1000000;
-    if (connection->over_soft_ns && connection->over_soft_ns <= limit_ns) return true;
-    return connection->flags & CONNECTION_PAUSED && (int64_t)connection->last_activity_ns <= limit_ns;
+    int64_t patience_ns = now_ns - limit_ns(&config_of(connection)->send_soft_ms);
+    if (connection->over_soft_ns && connection->over_soft_ns <= patience_ns) return true;
+    return connection->flags & CONNECTION_PAUSED && (int64_t)connection->last_activity_ns <= patience_ns;
 }
 
 void connection_timer(struct connection *connection) {
@@ -88,11 +93,11 @@ void connection_timer(struct connection *connection) {
     } else if (consumer_is_slow(connection, now)) {
         connection_terminate(connection, IOCPD_SLOW_CONSUMER, true);
     } else {
-        bool silent = config->first_byte_ms && connection->bytes_in == 0 &&
-                      (int64_t)connection->connected_ns + (int64_t)config->first_byte_ms * 1000000 <= now;
+        int64_t first_byte_ns = limit_ns(&config->first_byte_ms);
+        bool silent = first_byte_ns && connection->bytes_in == 0 && (int64_t)connection->connected_ns + first_byte_ns <= now;
         /* What is queued still goes out, but not for longer than a slow consumer gets. */
         connection_drain(connection, silent ? IOCPD_FIRST_BYTE_TIMEOUT : IOCPD_IDLE_TIMEOUT, NULL,
-                         now + (int64_t)config->send_soft_ms * 1000000);
+                         now + limit_ns(&config->send_soft_ms));
     }
 }
 
@@ -110,33 +115,40 @@ static void queue_push(struct connection *connection, struct outgoing *piece) {
 static void pending_add(struct connection *connection, uint32_t bytes) {
     u64_bump(&connection->pending_bytes, bytes);
     u64_bump(&connection->worker->pending_bytes, bytes);
-    if (!connection->over_soft_ns && connection->pending_bytes > config_of(connection)->send_soft_bytes) {
+    if (!connection->over_soft_ns && connection->pending_bytes > u32_load(&config_of(connection)->send_soft_bytes)) {
         connection->over_soft_ns = connection->worker->now_ns;
         set_timer(connection);
+        event_connection(connection, IOCPD_EVENT_SLOW_CONSUMER, connection->pending_bytes);
     }
 }
 
 static void pending_take(struct connection *connection, uint64_t bytes) {
     u64_bump(&connection->pending_bytes, 0 - bytes);
     u64_bump(&connection->worker->pending_bytes, 0 - bytes);
-    if (connection->pending_bytes <= config_of(connection)->send_soft_bytes) connection->over_soft_ns = 0;
+    if (connection->pending_bytes <= u32_load(&config_of(connection)->send_soft_bytes)) connection->over_soft_ns = 0;
 }
 
-/* The first piece is done with: written, or dropped with its connection. */
-static void queue_pop(struct connection *connection, bool written) {
+/* The first piece is done with: `fate` is the ticket's counter of what became of it. */
+enum fate { WRITTEN, CLOSED_BEFORE_WRITE, EXPIRED };
+
+static void ticket_tell(struct iocpd_ticket *ticket, enum fate fate) {
+    if (fate == WRITTEN) u64_add(&ticket->written, 1);
+    else if (fate == EXPIRED) u64_add(&ticket->expired, 1);
+    else u64_add(&ticket->closed_before_write, 1);
+    ticket_close(ticket);
+}
+
+static void queue_pop(struct connection *connection, enum fate fate) {
     struct outgoing *piece = connection->first;
     struct iocpd_ticket *ticket = piece->ticket;
     connection->first = piece->next;
     if (!connection->first) connection->last = NULL;
     connection->pieces--;
-    if (written) {
+    if (fate == WRITTEN) {
         u64_bump(&connection->messages_out, 1);
         u64_bump(&connection->worker->messages_out, 1);
     }
-    if (ticket) {
-        u64_add(written ? &ticket->written : &ticket->closed_before_write, 1);
-        ticket_close(ticket);
-    }
+    if (ticket) ticket_tell(ticket, fate);
     if (piece->is_buffer) {
         buffer_free((struct buffer *)piece);
     } else {
@@ -149,7 +161,7 @@ enum queue_result connection_queue_payload(struct connection *connection, struct
     worker_assert_owner(connection->worker);
     if (connection->state != IOCPD_OPEN) return QUEUE_CLOSING;
     uint64_t after = connection->pending_bytes + payload->bytes + (uint64_t)(connection->pieces + 1) * PIECE_OVERHEAD;
-    if (after > config_of(connection)->send_hard_bytes) return QUEUE_FULL;
+    if (after > u32_load(&config_of(connection)->send_hard_bytes)) return QUEUE_FULL;
     struct outgoing *piece = memory_new(sizeof *piece);
     if (!piece) return QUEUE_NO_MEMORY;
     payload_hold(payload);
@@ -282,6 +294,19 @@ static uint32_t fill_slices(struct connection *connection, port_slice *slices, u
     return count;
 }
 
+/* Nothing of the piece has gone out, and its time is over. */
+static bool piece_expired(const struct connection *connection, const struct outgoing *piece) {
+    const struct payload *payload = piece->is_buffer ? NULL : piece->payload;
+    return payload && payload->expires_ns && payload->expires_ns <= connection->worker->now_ns && piece->data == payload->data;
+}
+
+static void drop_expired(struct connection *connection) {
+    while (connection->first && piece_expired(connection, connection->first)) {
+        pending_take(connection, connection->first->bytes);
+        queue_pop(connection, EXPIRED);
+    }
+}
+
 static void send_start(struct connection *connection) {
     struct worker *worker = connection->worker;
     struct port_socket *socket = &connection->socket;
@@ -318,7 +343,7 @@ void connection_sent(struct connection *connection, const struct port_event *eve
         piece->data += share;
         piece->bytes -= share;
         left -= share;
-        if (piece->bytes == 0) queue_pop(connection, true);
+        if (piece->bytes == 0) queue_pop(connection, WRITTEN);
     }
     mark_dirty(connection);
     if (event->error != PORT_OK && event->error != PORT_CANCELLED && connection->state != IOCPD_CLOSING_STATE)
@@ -370,9 +395,19 @@ static void closed_row(struct connection *connection, iocpd_closed *row) {
     row->closed_serial = u64_add(&engine->closed_serial, 1) + 1;
     row->closed_at_us = engine_wall_us(engine, connection->worker->now_ns);
     row->os_error = connection->os_error;
-    if (connection->reason != IOCPD_KICKED) return;
-    for (struct iocpd_ticket *waiter = connection->waiters; waiter; waiter = waiter->next_waiter)
-        memcpy(row->text, waiter->text, sizeof row->text); /* the last in the list is the first that kicked */
+    row->number = connection->worker->closed.written;
+    if (connection->reason != IOCPD_KICKED && connection->reason != IOCPD_BANNED) return;
+    for (struct ticket_part *waiter = connection->waiters; waiter; waiter = waiter->next_waiter)
+        memcpy(row->text, waiter->ticket->text, sizeof row->text); /* the last in the list is the first that kicked */
+}
+
+/* The ring keeps the labels with the record; those of the record that it overwrites are nobody's any more. */
+static void closed_put(struct worker *worker, const iocpd_closed *row) {
+    iocpd_closed before;
+    uint64_t number = worker->closed.written;
+    if (number >= worker->closed.capacity && ring_read(&worker->closed, number - worker->closed.capacity, &before, sizeof before))
+        labels_retire(worker->engine, (struct labels *)(uintptr_t)before.connection.labels);
+    ring_write(&worker->closed, row, sizeof *row);
 }
 
 /* Nothing is outstanding any more: what the kernel had is ours again. */
@@ -383,21 +418,25 @@ static void finish(struct connection *connection) {
     if (connection->flags & CONNECTION_RELAY_PAUSED) relay_forget(connection);
     worker->driver->release(worker->port, &connection->socket);
     pending_take(connection, connection->pending_bytes);
-    while (connection->first) queue_pop(connection, false);
-    closed_write(&worker->closed, &row);
+    while (connection->first) queue_pop(connection, CLOSED_BEFORE_WRITE);
+    pointer_store_release((void **)&connection->labels, NULL); /* they are the closed record's */
+    closed_put(worker, &row);
+    event_connection(connection, IOCPD_EVENT_DISCONNECTED, row.number);
     u64_bump(&worker->ended[connection->reason], 1);
-    struct iocpd_ticket *waiter = connection->waiters;
+    struct ticket_part *waiter = connection->waiters;
+    struct visitor *visitor = connection->visitor;
     uint32_t listener = connection->listener;
     connection->waiters = NULL;
     worker->closing_count--;
     table_give(&worker->table, connection);
     while (waiter) { /* only now: who waits may look for it in the table */
-        struct iocpd_ticket *next = waiter->next_waiter;
-        ticket_close(waiter);
+        struct ticket_part *next = waiter->next_waiter;
+        u32_store_release(&waiter->outcome, IOCPD_LEFT);
+        ticket_close(waiter->ticket);
         waiter = next;
     }
     u32_add(&worker->load, (uint32_t)-1);
-    engine_connection_ended(worker->engine, listener);
+    engine_connection_ended(worker->engine, listener, visitor);
 }
 
 static void closing_step(struct connection *connection) {
@@ -425,8 +464,10 @@ static void draining_step(struct connection *connection) {
 
 void connection_flush(struct connection *connection) {
     if (connection->state != IOCPD_CLOSING_STATE) receive_update(connection);
-    if (connection->state != IOCPD_CLOSING_STATE && connection->first && !connection->socket.send.outstanding)
-        send_start(connection);
+    if (connection->state != IOCPD_CLOSING_STATE && connection->first && !connection->socket.send.outstanding) {
+        drop_expired(connection);
+        if (connection->first) send_start(connection);
+    }
     if (connection->state == IOCPD_DRAINING) draining_step(connection);
     if (connection->state == IOCPD_CLOSING_STATE) closing_step(connection);
     connection->flags &= ~(uint32_t)CONNECTION_DIRTY; /* last: a step that changes the state is followed by that state's step */
@@ -434,8 +475,21 @@ void connection_flush(struct connection *connection) {
 
 void connection_open(struct connection *connection) {
     u64_bump(&connection->worker->adopted, 1);
+    event_connection(connection, IOCPD_EVENT_CONNECTED, 0);
     set_timer(connection);
     mark_dirty(connection);
+}
+
+void connection_label(struct connection *connection, struct labels *labels) {
+    worker_assert_owner(connection->worker);
+    struct labels *before = connection->labels;
+    if (labels) labels->version = u64_add(&connection->worker->engine->labels_version, 1) + 1;
+    pointer_store_release((void **)&connection->labels, labels);
+    labels_retire(connection->worker->engine, before);
+}
+
+void connection_limits_changed(struct connection *connection) {
+    if (connection->state == IOCPD_OPEN || connection->state == IOCPD_DRAINING) set_timer(connection);
 }
 
 void connection_relay_pause(struct connection *connection) {

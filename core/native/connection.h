@@ -18,6 +18,9 @@
 
 struct worker;
 struct iocpd_ticket;
+struct ticket_part;
+struct visitor;
+struct labels;
 
 enum connection_flag {
     CONNECTION_DIRTY = 1,        /* in worker->dirty */
@@ -41,6 +44,7 @@ struct connection {
     uint32_t state, reason;
     uint64_t connected_ns, last_activity_ns;
     uint64_t bytes_in, bytes_out, messages_in, messages_out, pending_bytes;
+    struct labels *labels; /* atomic; others may look at it as labels.h says */
 
     /* The owner's. */
     struct worker *worker;
@@ -48,7 +52,8 @@ struct connection {
     struct port_gather *gather;     /* of the outstanding send, if it has several pieces */
     struct connection *next;        /* free list, or worker->dirty */
     struct connection *next_paused; /* worker->relay_paused */
-    struct iocpd_ticket *waiters;   /* kicks that wait for the end; the first gives the text */
+    struct ticket_part *waiters;    /* kicks that wait for the end; the first gives the text */
+    struct visitor *visitor;        /* whose address it counts for */
     int64_t deadline_ns;            /* DRAINING: then it is reset; 0: none */
     int64_t over_soft_ns;           /* since when the queue has been above the soft limit; 0: it is not */
     uint32_t slot;
@@ -81,6 +86,11 @@ void connection_drain(struct connection *connection, enum iocpd_reason reason, s
 /* → CLOSING: cancels what is outstanding; with `reset`, the peer gets a reset and what is queued is dropped. The reason counts
  * only if there is none yet. */
 void connection_terminate(struct connection *connection, enum iocpd_reason reason, bool reset);
+
+/* Gives it these labels (may be NULL) for those that it has. */
+void connection_label(struct connection *connection, struct labels *labels);
+/* When it must be looked at may have changed with the limits. */
+void connection_limits_changed(struct connection *connection);
 
 /* Relayed messages are few again. */
 void connection_relay_resume(struct connection *connection);

@@ -7,6 +7,7 @@ enum { EVICT_SLICE = 256 }; /* connections that one turn drains or cancels */
 
 static void phase_set(struct iocpd_engine *engine, enum iocpd_phase phase) {
     u32_store_release(&engine->drain.phase, phase);
+    event_phase(&engine->workers[0], phase);
     engine_wake_all(engine);
 }
 

@@ -34,6 +34,7 @@ static const struct {
     [IOCPD_CLIENT_RESET] = {"client_reset", IOCPD_BY_CLIENT},
     [IOCPD_CLIENT_TIMED_OUT] = {"client_timed_out", IOCPD_BY_CLIENT},
     [IOCPD_KICKED] = {"kicked", IOCPD_BY_OPERATOR},
+    [IOCPD_BANNED] = {"banned", IOCPD_BY_OPERATOR},
     [IOCPD_DRAINED] = {"drained", IOCPD_BY_OPERATOR},
     [IOCPD_SHUTDOWN] = {"shutdown", IOCPD_BY_OPERATOR},
     [IOCPD_FIRST_BYTE_TIMEOUT] = {"first_byte_timeout", IOCPD_BY_ENGINE},
@@ -116,18 +117,21 @@ static void refuse(socket_t handle, uint64_t *counter) {
     u64_add(counter, 1);
 }
 
-static void hand_on(struct iocpd_engine *engine, struct listener *listener, const struct port_event *event) {
+static void hand_on(struct iocpd_engine *engine, struct listener *listener, const struct port_event *event,
+                    struct visitor *visitor) {
     struct worker *worker = least_loaded(engine);
     struct adoption adoption = {.message.kind = MESSAGE_ADOPT,
                                 .handle = event->accepted,
                                 .listener = listener->number,
                                 .serial = u64_load(&engine->last_serial) + 1,
+                                .visitor = visitor,
                                 .peer = event->peer,
                                 .local = event->local};
     struct adoption *message = NULL;
     if (worker->number != 0) {
         message = memory_new(sizeof *message);
         if (!message) {
+            gate_leave(visitor);
             refuse(event->accepted, &listener->refused_memory);
             return;
         }
@@ -142,11 +146,26 @@ static void hand_on(struct iocpd_engine *engine, struct listener *listener, cons
     else if (!worker_post(worker, &message->message)) ASSERT(!"a worker ends only after the listeners");
 }
 
+static void let_in(struct iocpd_engine *engine, struct listener *listener, const struct port_event *event) {
+    struct visitor *visitor;
+    if (u64_load(&engine->connections) >= u32_load(&engine->config.max_connections)) {
+        refuse(event->accepted, &listener->refused_limit);
+        return;
+    }
+    switch (gate_enter(&engine->gate, &engine->config, event->peer.ip, engine->workers[0].now_ns, &visitor)) {
+    case GATE_ADMITTED: hand_on(engine, listener, event, visitor); break;
+    case GATE_BANNED: refuse(event->accepted, &listener->refused_banned); break;
+    case GATE_ADDRESS_LIMIT: refuse(event->accepted, &listener->refused_address_limit); break;
+    case GATE_ADDRESS_RATE: refuse(event->accepted, &listener->refused_address_rate); break;
+    case GATE_RATE: refuse(event->accepted, &listener->refused_rate); break;
+    case GATE_NO_MEMORY: refuse(event->accepted, &listener->refused_memory); break;
+    }
+}
+
 void engine_accepted(struct iocpd_engine *engine, const struct port_event *event) {
     struct listener *listener = (struct listener *)event->listener;
     if (event->accepted != SOCKET_NONE) {
-        if (u64_load(&engine->connections) >= engine->config.max_connections) refuse(event->accepted, &listener->refused_limit);
-        else hand_on(engine, listener, event);
+        let_in(engine, listener, event);
     } else if (event->error == PORT_RESET) {
         u64_bump(&listener->refused_gone, 1);
     } else if (event->error != PORT_CANCELLED) {
@@ -163,7 +182,8 @@ void engine_accepted(struct iocpd_engine *engine, const struct port_event *event
     listener->port.handle = SOCKET_NONE;
 }
 
-void engine_connection_ended(struct iocpd_engine *engine, uint32_t listener) {
+void engine_connection_ended(struct iocpd_engine *engine, uint32_t listener, struct visitor *visitor) {
+    gate_leave(visitor);
     u64_add(&engine->listeners[listener].connections, (uint64_t)-1);
     if (u64_add(&engine->connections, (uint64_t)-1) == 1 && engine_phase(engine) != IOCPD_PHASE_NONE)
         worker_wake(&engine->workers[0]);
@@ -244,9 +264,16 @@ static void unwind(iocpd_engine *engine) {
         platform_event_close(engine->start_event);
         platform_event_close(engine->exit_event);
         platform_event_close(engine->wait_event);
+        labels_lock(engine); /* frees the old ones */
+        labels_unlock(engine);
         platform_mutex_destroy(&engine->control_mutex);
         platform_mutex_destroy(&engine->drain.mutex);
+        platform_mutex_destroy(&engine->labels_mutex);
+        platform_mutex_destroy(&engine->notes_mutex);
     }
+    gate_destroy(&engine->gate);
+    ring_destroy(&engine->notes);
+    ring_destroy(&engine->note_texts);
     memory_free(engine->workers);
     memory_free(engine->listeners);
     memory_free(engine);
@@ -263,6 +290,8 @@ static int open_events(iocpd_engine *engine) {
     }
     platform_mutex_init(&engine->control_mutex);
     platform_mutex_init(&engine->drain.mutex);
+    platform_mutex_init(&engine->labels_mutex);
+    platform_mutex_init(&engine->notes_mutex);
     engine->has_events = true;
     return 0;
 }
@@ -279,7 +308,10 @@ static int32_t build(iocpd_engine *engine, const iocpd_config *config, iocpd_pro
 
     engine->listeners = memory_new((config->listener_count + 1) * sizeof *engine->listeners);
     engine->workers = memory_new(config->workers * sizeof *engine->workers);
-    if (!engine->listeners || !engine->workers) return problem_set(problem, IOCPD_NO_MEMORY, 0, "no memory");
+    bool rings = engine->listeners && engine->workers && !gate_init(&engine->gate, config) &&
+                 !ring_init(&engine->notes, sizeof(struct event_record), config->event_capacity) &&
+                 !ring_init(&engine->note_texts, IOCPD_TEXT_BYTES, config->event_capacity);
+    if (!rings) return problem_set(problem, IOCPD_NO_MEMORY, 0, "no memory");
     engine->listener_count = config->listener_count;
     for (uint32_t i = 0; i < config->listener_count; i++) {
         struct listener *listener = &engine->listeners[i];
@@ -314,6 +346,21 @@ int32_t iocpd_start(const iocpd_config *config, iocpd_engine **out, iocpd_proble
     if (status == IOCPD_OK) *out = engine;
     else unwind(engine);
     return status;
+}
+
+void iocpd_configure(iocpd_engine *engine, const iocpd_limits *limits) {
+    iocpd_config *config = &engine->config;
+    u32_store(&config->max_connections, limits->max_connections);
+    u32_store(&config->first_byte_ms, limits->first_byte_ms);
+    u32_store(&config->idle_ms, limits->idle_ms);
+    u32_store(&config->send_soft_bytes, limits->send_soft_bytes);
+    u32_store(&config->send_soft_ms, limits->send_soft_ms);
+    u32_store(&config->send_hard_bytes, limits->send_hard_bytes);
+    u32_store(&config->max_per_address, limits->max_per_address);
+    u32_store(&config->accepts_per_s, limits->accepts_per_s);
+    u32_store(&config->accepts_per_s_per_address, limits->accepts_per_s_per_address);
+    u32_add(&engine->limits_version, 1);
+    engine_wake_all(engine);
 }
 
 /* ---- stop ----------------------------------------------------------------------------------------------------------- */
@@ -427,90 +474,4 @@ void iocpd_free(iocpd_engine *engine) {
     ASSERT(engine->joined);
     while (iocpd_wait(engine, done, 64, 0) > 0) {} /* lets go of the engine's hold on each */
     unwind(engine);
-}
-
-/* ---- commands --------------------------------------------------------------------------------------------------------- */
-
-static int32_t command_target(iocpd_engine *engine, uint64_t token, struct worker **worker) {
-    iocpd_connection row;
-    int32_t status = iocpd_get(engine, token, &row);
-    if (status == IOCPD_OK) *worker = &engine->workers[token_worker(token)];
-    return status;
-}
-
-/* The place in the inbox that a command takes; given back when the worker has worked it off. */
-static bool command_enter(struct worker *worker) {
-    if (u32_add(&worker->inbox_commands, 1) < worker->engine->config.inbox_capacity) return true;
-    u32_add(&worker->inbox_commands, (uint32_t)-1);
-    u64_add(&worker->inbox_busy, 1);
-    return false;
-}
-
-static struct iocpd_ticket *command_new(iocpd_engine *engine, enum message_kind kind, const uint8_t *data, uint32_t bytes) {
-    struct iocpd_ticket *ticket = ticket_new(engine, kind);
-    if (!ticket || bytes == 0) return ticket;
-    ticket->payload = payload_new(bytes);
-    if (!ticket->payload) {
-        ticket_discard(ticket);
-        return NULL;
-    }
-    memcpy(ticket->payload->data, data, bytes);
-    return ticket;
-}
-
-static int32_t command_post(struct worker *worker, struct iocpd_ticket *ticket, iocpd_ticket **out) {
-    int32_t status = IOCPD_BUSY;
-    if (command_enter(worker)) {
-        if (worker_post(worker, &ticket->message)) {
-            *out = ticket;
-            return IOCPD_OK;
-        }
-        status = IOCPD_STOPPED;
-    }
-    ticket_discard(ticket);
-    return status;
-}
-
-int32_t iocpd_send(iocpd_engine *engine, uint64_t token, const uint8_t *data, uint32_t bytes, iocpd_ticket **out) {
-    struct worker *worker;
-    int32_t status = command_target(engine, token, &worker);
-    if (status != IOCPD_OK) return status;
-    struct iocpd_ticket *ticket = command_new(engine, MESSAGE_SEND, data, bytes);
-    if (!ticket) return IOCPD_NO_MEMORY;
-    ticket->token = token;
-    return command_post(worker, ticket, out);
-}
-
-int32_t iocpd_kick(iocpd_engine *engine, uint64_t token, int32_t force, uint32_t timeout_ms, const char *text,
-                   const uint8_t *farewell, uint32_t farewell_bytes, iocpd_ticket **out) {
-    struct worker *worker;
-    int32_t status = command_target(engine, token, &worker);
-    if (status != IOCPD_OK) return status;
-    struct iocpd_ticket *ticket = command_new(engine, MESSAGE_KICK, farewell, farewell_bytes);
-    if (!ticket) return IOCPD_NO_MEMORY;
-    ticket->token = token;
-    ticket->force = force != 0;
-    ticket->timeout_ms = timeout_ms;
-    snprintf(ticket->text, sizeof ticket->text, "%s", text);
-    return command_post(worker, ticket, out);
-}
-
-int32_t iocpd_broadcast(iocpd_engine *engine, const iocpd_filter *filter, const uint8_t *data, uint32_t bytes,
-                        iocpd_ticket **out) {
-    if (engine_phase(engine) >= IOCPD_PHASE_EXITING) return IOCPD_STOPPED;
-    if (u64_load(&engine->broadcasts) >= engine->config.inbox_capacity) {
-        u64_add(&engine->workers[0].inbox_busy, 1); /* it is refused for all of them; one counts it */
-        return IOCPD_BUSY;
-    }
-    struct iocpd_ticket *ticket = command_new(engine, MESSAGE_FANOUT, data, bytes);
-    if (!ticket) return IOCPD_NO_MEMORY;
-    struct payload *payload = ticket->payload;
-    ticket->payload = NULL; /* the fanout's */
-    if (!fanout_start(engine, filter, 0, payload, ticket)) {
-        payload_drop(payload);
-        ticket_discard(ticket);
-        return IOCPD_NO_MEMORY;
-    }
-    *out = ticket;
-    return IOCPD_OK;
 }

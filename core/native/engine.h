@@ -21,7 +21,11 @@ enum {
     IOCPD_TEXT_BYTES = 200,
     IOCPD_PROBLEM_BYTES = 200,
     IOCPD_PREFIX_BYTES = 16,
-    IOCPD_ROW_JSON_BYTES = 768
+    IOCPD_ROW_JSON_BYTES = 768, /* without labels */
+    IOCPD_LABEL_BYTES = 8192,   /* of one connection: the labels, and the same again as JSON */
+    IOCPD_BATCH_MAX = 1024,     /* kicks or bans in one command */
+    IOCPD_TARGETS_MAX = 65536,  /* of a broadcast to connections that are named */
+    IOCPD_TURN_BUCKETS = 13
 };
 
 enum iocpd_status {
@@ -35,13 +39,14 @@ enum iocpd_status {
     IOCPD_CLOSING,     /* it is draining or closing and takes nothing more */
     IOCPD_QUEUE_FULL,  /* its send queue is at its hard limit */
     IOCPD_STOPPED,     /* the engine is stopping or has stopped */
-    IOCPD_CONFLICT,    /* a drain is under way, or none is */
-    IOCPD_TIMEOUT
+    IOCPD_CONFLICT,    /* a drain is under way, or none is; the labels are not those that were read */
+    IOCPD_TIMEOUT,
+    IOCPD_FULL /* max_bans is reached */
 };
 
 enum iocpd_backend { IOCPD_AUTO, IOCPD_IOCP, IOCPD_IO_URING, IOCPD_EPOLL };
 
-enum iocpd_service { IOCPD_ECHO, IOCPD_DISCARD, IOCPD_RELAY };
+enum iocpd_service { IOCPD_ECHO, IOCPD_DISCARD, IOCPD_RELAY, IOCPD_RELAY_GROUP };
 
 enum iocpd_state { IOCPD_FREE, IOCPD_OPEN, IOCPD_DRAINING, IOCPD_CLOSING_STATE };
 
@@ -52,6 +57,7 @@ enum iocpd_reason {
     IOCPD_CLIENT_RESET,
     IOCPD_CLIENT_TIMED_OUT, /* the system gave up on the peer */
     IOCPD_KICKED,
+    IOCPD_BANNED,
     IOCPD_DRAINED,
     IOCPD_SHUTDOWN,
     IOCPD_FIRST_BYTE_TIMEOUT,
@@ -97,7 +103,26 @@ typedef struct iocpd_config {
     uint32_t closed_capacity; /* ended connections that each worker remembers */
     uint32_t inbox_capacity;  /* commands that wait for one worker */
     uint32_t relay_capacity;  /* relayed messages that are not fanned out yet: their senders wait above it */
+    uint32_t event_capacity;  /* events that each worker remembers */
+    uint32_t max_bans;
+    uint32_t max_per_address;           /* connections; 0: no limit */
+    uint32_t accepts_per_s;             /* 0: no limit */
+    uint32_t accepts_per_s_per_address; /* 0: no limit */
+    uint64_t seed;                      /* random, of hashes of what comes from outside */
 } iocpd_config;
+
+/* What can be changed while it runs; see iocpd_config. */
+typedef struct iocpd_limits {
+    uint32_t max_connections;
+    uint32_t first_byte_ms;
+    uint32_t idle_ms;
+    uint32_t send_soft_bytes;
+    uint32_t send_soft_ms;
+    uint32_t send_hard_bytes;
+    uint32_t max_per_address;
+    uint32_t accepts_per_s;
+    uint32_t accepts_per_s_per_address;
+} iocpd_limits;
 
 typedef struct iocpd_connection {
     uint64_t token;
@@ -117,12 +142,14 @@ typedef struct iocpd_connection {
     uint64_t messages_in;
     uint64_t messages_out;
     uint64_t pending_bytes; /* queued and not yet taken by the system */
+    uint64_t labels;        /* 0: no tags and no groups; otherwise see iocpd_labels_read */
 } iocpd_connection;
 
 typedef struct iocpd_closed {
     iocpd_connection connection;
     uint64_t closed_serial; /* in the order of the ends, from 1 */
     int64_t closed_at_us;
+    uint64_t number;  /* in the order of its worker's ends, from 0 */
     int32_t os_error; /* for client_reset, client_timed_out, io_error */
     char text[IOCPD_TEXT_BYTES];
 } iocpd_closed;
@@ -136,7 +163,9 @@ enum iocpd_filter_field {
     IOCPD_BY_IDLE = 16,
     IOCPD_BY_PENDING = 32,
     IOCPD_BY_BYTES_IN = 64,
-    IOCPD_BY_BYTES_OUT = 128
+    IOCPD_BY_BYTES_OUT = 128,
+    IOCPD_BY_LABELS = 256,    /* all of them */
+    IOCPD_BY_ANY_LABEL = 512, /* one of them at least */
 };
 
 typedef struct iocpd_filter {
@@ -150,6 +179,8 @@ typedef struct iocpd_filter {
     uint64_t min_pending_bytes;
     uint64_t min_bytes_in;
     uint64_t min_bytes_out;
+    const uint8_t *labels; /* as in iocpd_label */
+    uint32_t label_bytes;
 } iocpd_filter;
 
 /* What a listing can be sorted by. */
@@ -170,6 +201,28 @@ typedef struct iocpd_sorted {
     uint64_t token;
 } iocpd_sorted;
 
+/* Members of a row in JSON. */
+enum iocpd_member {
+    IOCPD_MEMBER_ID = 1,
+    IOCPD_MEMBER_LISTENER = 2,
+    IOCPD_MEMBER_SERVICE = 4,
+    IOCPD_MEMBER_STATE = 8,
+    IOCPD_MEMBER_REASON = 16,
+    IOCPD_MEMBER_PEER = 32,
+    IOCPD_MEMBER_LOCAL = 64,
+    IOCPD_MEMBER_CONNECTED_AT = 128,
+    IOCPD_MEMBER_LAST_ACTIVITY_AT = 256,
+    IOCPD_MEMBER_BYTES_IN = 512,
+    IOCPD_MEMBER_BYTES_OUT = 1024,
+    IOCPD_MEMBER_MESSAGES_IN = 2048,
+    IOCPD_MEMBER_MESSAGES_OUT = 4096,
+    IOCPD_MEMBER_PENDING_BYTES = 8192,
+    IOCPD_MEMBER_TAGS = 16384,
+    IOCPD_MEMBER_GROUPS = 32768,
+    IOCPD_MEMBER_WORKER = 65536,
+    IOCPD_MEMBER_ALL = 131071
+};
+
 /* Where a listing goes on. Zeroed: at the beginning. */
 typedef struct iocpd_cursor {
     uint64_t last_serial; /* connections that came later are not shown; 0: set by the first call */
@@ -178,7 +231,7 @@ typedef struct iocpd_cursor {
 } iocpd_cursor;
 
 /* What became of a send, a kick or a broadcast. matched = queued + skipped_slow + failed, and
- * queued = written + closed_before_write + those still waiting. */
+ * queued = written + closed_before_write + expired + those still waiting. */
 typedef struct iocpd_report {
     int32_t status; /* kick, send: IOCPD_OK or why not */
     int32_t done;   /* nothing will change any more */
@@ -187,8 +240,71 @@ typedef struct iocpd_report {
     uint64_t written; /* the send completed; not that the peer's program has read it */
     uint64_t skipped_slow;
     uint64_t closed_before_write;
-    uint64_t failed; /* no memory */
+    uint64_t expired; /* its time to live was over before its turn came */
+    uint64_t failed;  /* no memory */
+    int64_t rtt_us;   /* of iocpd_rtt; -1: the system does not tell */
 } iocpd_report;
+
+/* What became of one connection of iocpd_kick. */
+enum iocpd_outcome { IOCPD_WAITING, IOCPD_LEFT, IOCPD_GONE, IOCPD_FAILED, IOCPD_REFUSED };
+
+typedef struct iocpd_kick_config {
+    int32_t reason; /* IOCPD_KICKED or IOCPD_BANNED */
+    int32_t force;
+    uint32_t timeout_ms;
+    const char *text;
+    const uint8_t *farewell;
+    uint32_t farewell_bytes;
+} iocpd_kick_config;
+
+typedef struct iocpd_broadcast_config {
+    const iocpd_filter *filter;
+    const uint64_t *targets; /* in any order; NULL: all that the filter matches */
+    uint32_t target_count;
+    const uint64_t *exclude; /* ascending */
+    uint32_t exclude_count;
+    int32_t disconnect_slow; /* who is skipped as slow is ended as slow_consumer */
+    uint32_t ttl_ms;         /* 0: none */
+    const uint8_t *data;
+    uint32_t bytes;
+} iocpd_broadcast_config;
+
+typedef struct iocpd_ban {
+    uint8_t network[16];
+    uint32_t prefix; /* of 128 */
+    uint64_t ttl_ms; /* 0: for ever */
+    int32_t lift;    /* this one is lifted */
+} iocpd_ban;
+
+enum iocpd_event_kind {
+    IOCPD_EVENT_CONNECTED,
+    IOCPD_EVENT_DISCONNECTED,
+    IOCPD_EVENT_SLOW_CONSUMER, /* its send queue has come above the soft limit */
+    IOCPD_EVENT_DRAIN,         /* the phase has changed */
+    IOCPD_EVENT_BAN,
+    IOCPD_EVENT_UNBAN,
+    IOCPD_EVENT_KINDS
+};
+
+/* Fields that mean nothing for a kind are 0. */
+typedef struct iocpd_event {
+    int64_t at_us;
+    uint64_t token;
+    uint8_t ip[16];  /* the peer, or the banned network */
+    uint32_t prefix; /* of the network */
+    uint16_t port;
+    uint16_t listener;
+    uint16_t ring; /* the worker; its number of workers: a ban or its end */
+    uint8_t kind;
+    uint8_t reason;
+    uint8_t phase;
+    uint64_t pending_bytes;
+    uint64_t bytes_in;
+    uint64_t bytes_out;
+    uint64_t messages_in;
+    uint64_t messages_out;
+    char text[IOCPD_TEXT_BYTES];
+} iocpd_event;
 
 enum iocpd_phase {
     IOCPD_PHASE_NONE,
@@ -237,7 +353,11 @@ typedef struct iocpd_listener_stats {
     uint64_t refused_limit;  /* max_connections */
     uint64_t refused_memory; /* no memory or no slot for the connection */
     uint64_t refused_gone;   /* the client had left before it was taken over */
-    uint64_t accept_errors;  /* no handle or no memory in the system: retried */
+    uint64_t refused_banned;
+    uint64_t refused_address_limit; /* max_per_address */
+    uint64_t refused_address_rate;  /* accepts_per_s_per_address */
+    uint64_t refused_rate;          /* accepts_per_s */
+    uint64_t accept_errors;         /* no handle or no memory in the system: retried */
     uint64_t connections;
 } iocpd_listener_stats;
 
@@ -259,6 +379,8 @@ typedef struct iocpd_worker_stats {
     uint64_t buffers_in_use;
     uint64_t relay_waiting;
     uint64_t closed[IOCPD_REASON_COUNT];
+    uint64_t turn_ns;                         /* all of them together, without the waits */
+    uint64_t turn_counts[IOCPD_TURN_BUCKETS]; /* turns by how long they took: see iocpd_turn_bounds_ns */
 } iocpd_worker_stats;
 
 typedef struct iocpd_info {
@@ -270,6 +392,7 @@ typedef struct iocpd_info {
     int64_t started_at_us;
     uint64_t connections;
     uint64_t last_serial;
+    uint64_t bans;
 } iocpd_info;
 
 typedef struct iocpd_engine iocpd_engine;
@@ -299,21 +422,38 @@ int32_t iocpd_join(iocpd_engine *engine, uint32_t timeout_ms);
 /* Only after iocpd_join said IOCPD_OK, and by the last user. Tickets must be freed before. */
 void iocpd_free(iocpd_engine *engine);
 
+/* Changes limits of a running engine. What is above a new one stays as it is, but timeouts hold for all at once. */
+void iocpd_configure(iocpd_engine *engine, const iocpd_limits *limits);
+
 /* Commands. On IOCPD_OK, *ticket is the caller's and tells what became of it; it is delivered by iocpd_wait when it is done.
- * Otherwise nothing was done. The bytes are copied. */
+ * Otherwise nothing was done. What pointers lead to is copied. */
 int32_t iocpd_send(iocpd_engine *engine, uint64_t token, const uint8_t *data, uint32_t bytes, iocpd_ticket **ticket);
-/* Done when the connection has left the table. Without `force` it drains: queued sends, then the farewell, then end of file,
- * and it is reset after timeout_ms. */
-int32_t iocpd_kick(iocpd_engine *engine, uint64_t token, int32_t force, uint32_t timeout_ms, const char *text,
-                   const uint8_t *farewell, uint32_t farewell_bytes, iocpd_ticket **ticket);
-int32_t iocpd_broadcast(iocpd_engine *engine, const iocpd_filter *filter, const uint8_t *data, uint32_t bytes,
-                        iocpd_ticket **ticket);
+/* Ends up to IOCPD_BATCH_MAX connections; done when all have left the table. Without `force` each drains: queued sends, then the
+ * farewell, then end of file, and it is reset after timeout_ms. A single one that can't be kicked is refused as a whole;
+ * of several each has its outcome. */
+int32_t iocpd_kick(iocpd_engine *engine, const iocpd_kick_config *config, const uint64_t *tokens, uint32_t count,
+                   iocpd_ticket **ticket);
+int32_t iocpd_broadcast(iocpd_engine *engine, const iocpd_broadcast_config *config, iocpd_ticket **ticket);
+/* Gives a connection these labels for those that it has, if they still are of that version (0: it has none). A label is its kind
+ * ('g': group, 't': tag), its length in two bytes (low, high) and its text; groups come first. `json` says the same as two
+ * members of an object, each with a comma before it: first the tags, in tag_json_bytes. All empty: no labels. */
+int32_t iocpd_label(iocpd_engine *engine, uint64_t token, uint64_t version, const uint8_t *labels, uint32_t label_bytes,
+                    const char *json, uint32_t tag_json_bytes, uint32_t json_bytes, iocpd_ticket **ticket);
+/* Bans and lifts up to IOCPD_BATCH_MAX networks, in order; in force for accepts when it is done. A ban that is there already gets
+ * the new time to live. IOCPD_FULL on the ticket: those after max_bans are not in force. */
+int32_t iocpd_bans(iocpd_engine *engine, const iocpd_ban *bans, uint32_t count, iocpd_ticket **ticket);
+/* Asks the system for the smoothed round trip time of a connection. */
+int32_t iocpd_rtt(iocpd_engine *engine, uint64_t token, iocpd_ticket **ticket);
+/* Done when each worker has worked off what was in its inbox before: connections that were accepted before are in the table. */
+int32_t iocpd_barrier(iocpd_engine *engine, iocpd_ticket **ticket);
 
 /* Takes tickets that are done, each exactly once; waits at most timeout_ms for the first. One thread at a time. Returns how
  * many; 0 after the time or after iocpd_wait_wake. */
 uint32_t iocpd_wait(iocpd_engine *engine, iocpd_ticket **done, uint32_t capacity, uint32_t timeout_ms);
 void iocpd_wait_wake(iocpd_engine *engine);
 void iocpd_ticket_read(const iocpd_ticket *ticket, iocpd_report *report);
+/* An iocpd_outcome for each connection of a kick, in the order in which they were given. */
+void iocpd_outcomes_read(const iocpd_ticket *ticket, uint8_t *outcomes);
 /* The caller's hold; may be called at any time, also before it is done (it is then not delivered). */
 void iocpd_ticket_free(iocpd_engine *engine, iocpd_ticket *ticket);
 
@@ -326,22 +466,40 @@ int32_t iocpd_get(iocpd_engine *engine, uint64_t token, iocpd_connection *row);
 /* Up to `capacity` matching rows in the order of the slots, from *cursor, which moves on. Fewer than capacity: the end. */
 uint32_t iocpd_list(iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, iocpd_connection *rows,
                     uint32_t capacity);
-/* The same as JSON objects with commas between them; an id is `prefix` (at most IOCPD_PREFIX_BYTES of ASCII that needs no
- * escape) and the token in hexadecimal digits. `out` has room for `limit` × IOCPD_ROW_JSON_BYTES. */
-uint32_t iocpd_list_json(iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, uint32_t limit,
-                         const char *prefix, char *out, uint32_t *bytes);
+/* The tokens of those that match, up to `capacity`, in the order of the slots; returns how many. */
+uint32_t iocpd_match(iocpd_engine *engine, const iocpd_filter *filter, uint64_t *tokens, uint32_t capacity);
+/* The rows as JSON objects with commas between them; an id is `prefix` (at most IOCPD_PREFIX_BYTES of ASCII that needs no
+ * escape) and the token in hexadecimal digits; `members` are bits of iocpd_member. Up to `limit`, and as many as surely fit
+ * into `capacity`; *more: others may follow. */
+uint32_t iocpd_list_json(iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, uint32_t limit, uint32_t members,
+                         const char *prefix, char *out, uint32_t capacity, uint32_t *bytes, int32_t *more);
 /* The connections that match, sorted as they are at this moment: up to `capacity`, and returns how many there are. */
 uint32_t iocpd_sort(iocpd_engine *engine, const iocpd_filter *filter, int32_t key, int32_t descending, iocpd_sorted *out,
                     uint32_t capacity);
 /* Rows as in iocpd_list_json for a sorted listing, from *position, which moves on to the next that is still there, or to
  * `count`. Who has ended meanwhile is passed over. */
 uint32_t iocpd_sorted_json(iocpd_engine *engine, const iocpd_sorted *sorted, uint32_t count, uint32_t *position, uint32_t limit,
-                           const char *prefix, char *out, uint32_t *bytes);
+                           uint32_t members, const char *prefix, char *out, uint32_t capacity, uint32_t *bytes);
 uint64_t iocpd_count(iocpd_engine *engine, const iocpd_filter *filter);
 /* The newest first, those with a closed_serial below `before` (0: all). */
 uint32_t iocpd_closed_list(iocpd_engine *engine, uint64_t before, iocpd_closed *rows, uint32_t capacity);
 /* IOCPD_OK, or IOCPD_UNKNOWN when it is not remembered (any more). */
 int32_t iocpd_closed_get(iocpd_engine *engine, uint64_t token, iocpd_closed *row);
+/* A connection's labels as JSON members, up to IOCPD_LABEL_BYTES, and their version. None: 0 bytes and version 0. IOCPD_ENDED and
+ * IOCPD_UNKNOWN as in iocpd_get. */
+int32_t iocpd_labels_read(iocpd_engine *engine, uint64_t token, char *json, uint32_t *bytes, uint64_t *version);
+/* The same for a closed record that may still be there. */
+void iocpd_closed_labels_read(iocpd_engine *engine, const iocpd_closed *row, char *json, uint32_t *bytes);
+
+/* Events that each ring still has, from `positions` on (one for each worker, and one for bans), merged by their times; the
+ * positions move on. *missed grows by those that were overwritten before they were read. */
+uint32_t iocpd_events(iocpd_engine *engine, uint64_t *positions, iocpd_event *events, uint32_t capacity, uint64_t *missed);
+/* The positions after the newest. */
+void iocpd_event_positions(iocpd_engine *engine, uint64_t *positions);
+/* Puts a ban (kind IOCPD_EVENT_BAN) or its end among the events. */
+void iocpd_event_note(iocpd_engine *engine, int32_t kind, const uint8_t *network, uint32_t prefix, const char *text);
+/* Upper bounds of the buckets of turn_counts; the last is UINT64_MAX. */
+const uint64_t *iocpd_turn_bounds_ns(void);
 
 /* Gives the calling thread a lower priority than the workers have. It can't be taken back everywhere. */
 void iocpd_lower_priority(void);

@@ -3,7 +3,7 @@
 
 #include "internal.h"
 
-enum { SLICE = 512 }; /* slots that one turn looks at */
+enum { SLICE = 512 }; /* slots or targets that one turn looks at */
 
 struct fanout_part {
     struct message message; /* first */
@@ -14,7 +14,10 @@ struct fanout_part {
 struct fanout {
     struct iocpd_engine *engine;
     iocpd_filter filter;
-    uint64_t exclude;
+    const uint64_t *targets; /* those alone; NULL: all that the filter matches */
+    const uint64_t *exclude; /* ascending */
+    uint32_t target_count, exclude_count;
+    bool disconnect_slow;
     uint64_t last_serial; /* who came later is not meant */
     struct payload *payload;
     struct iocpd_ticket *ticket; /* NULL: a relay */
@@ -43,13 +46,27 @@ static void part_done(struct fanout_part *part) {
     memory_free(fanout);
 }
 
-bool fanout_start(struct iocpd_engine *engine, const iocpd_filter *filter, uint64_t exclude, struct payload *payload,
+/* Behind the parts stand the lists, and then the labels that the filter asks for. */
+static void lists_copy(struct fanout *fanout, const iocpd_broadcast_config *config) {
+    uint64_t *lists = (uint64_t *)(void *)(fanout->parts + fanout->engine->worker_count);
+    uint8_t *labels = (uint8_t *)(lists + config->target_count + config->exclude_count);
+    if (config->targets) fanout->targets = memcpy(lists, config->targets, config->target_count * sizeof *lists);
+    fanout->target_count = config->target_count;
+    lists += config->target_count;
+    if (config->exclude_count) fanout->exclude = memcpy(lists, config->exclude, config->exclude_count * sizeof *lists);
+    fanout->exclude_count = config->exclude_count;
+    if (config->filter->label_bytes) fanout->filter.labels = memcpy(labels, config->filter->labels, config->filter->label_bytes);
+}
+
+bool fanout_start(struct iocpd_engine *engine, const iocpd_broadcast_config *config, struct payload *payload,
                   struct iocpd_ticket *ticket) {
-    struct fanout *fanout = memory_new(sizeof *fanout + engine->worker_count * sizeof *fanout->parts);
+    size_t lists = (size_t)(config->target_count + config->exclude_count) * sizeof(uint64_t) + config->filter->label_bytes;
+    struct fanout *fanout = memory_new(sizeof *fanout + engine->worker_count * sizeof *fanout->parts + lists);
     if (!fanout) return false;
     fanout->engine = engine;
-    fanout->filter = *filter;
-    fanout->exclude = exclude;
+    fanout->filter = *config->filter;
+    fanout->disconnect_slow = config->disconnect_slow != 0;
+    lists_copy(fanout, config);
     fanout->last_serial = u64_load_acquire(&engine->last_serial);
     fanout->payload = payload;
     fanout->ticket = ticket;
@@ -86,7 +103,7 @@ static void fanout_one(struct connection *connection, struct fanout *fanout) {
     case QUEUE_CLOSING: break; /* not reached: only OPEN connections are asked */
     case QUEUE_FULL:
         if (ticket) u64_add(&ticket->skipped_slow, 1);
-        else connection_terminate(connection, IOCPD_SLOW_CONSUMER, true);
+        if (fanout->disconnect_slow) connection_terminate(connection, IOCPD_SLOW_CONSUMER, true);
         break;
     case QUEUE_NO_MEMORY:
         if (ticket) u64_add(&ticket->failed, 1);
@@ -95,9 +112,20 @@ static void fanout_one(struct connection *connection, struct fanout *fanout) {
     }
 }
 
+static bool excluded(const struct fanout *fanout, uint64_t token) {
+    uint32_t low = 0, high = fanout->exclude_count;
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        if (fanout->exclude[middle] == token) return true;
+        if (fanout->exclude[middle] < token) low = middle + 1;
+        else high = middle;
+    }
+    return false;
+}
+
 static bool fanout_meant(const struct worker *worker, const struct fanout *fanout, struct connection *connection) {
     if (connection->state != IOCPD_OPEN || connection->serial > fanout->last_serial) return false;
-    if (fanout->exclude && connection_token(connection) == fanout->exclude) return false;
+    if (fanout->exclude_count && excluded(fanout, connection_token(connection))) return false;
     if (fanout->filter.fields == 0) return true;
     if (fanout->filter.fields == IOCPD_BY_LISTENER) return connection->listener == fanout->filter.listener;
     iocpd_connection row;
@@ -105,17 +133,25 @@ static bool fanout_meant(const struct worker *worker, const struct fanout *fanou
            filter_matches(&fanout->filter, &row, engine_wall_us(worker->engine, worker->now_ns));
 }
 
+/* NULL: a target that is another worker's, or has ended. */
+static struct connection *candidate(struct worker *worker, const struct fanout *fanout, uint32_t at) {
+    if (!fanout->targets) return table_at(&worker->table, at);
+    uint64_t token = fanout->targets[at];
+    return token_worker(token) == worker->number ? table_find(&worker->table, token) : NULL;
+}
+
 bool fanout_turn(struct worker *worker) {
     struct fanout_queue *queue = &worker->fanouts;
     uint32_t budget = SLICE;
     while (queue->first && budget > 0) {
         struct fanout_part *part = queue->first;
-        for (; queue->slot < worker->table.high && budget > 0; queue->slot++, budget--) {
-            struct connection *connection = table_at(&worker->table, queue->slot);
-            if (fanout_meant(worker, part->fanout, connection)) fanout_one(connection, part->fanout);
+        uint32_t end = part->fanout->targets ? part->fanout->target_count : worker->table.high;
+        for (; queue->at < end && budget > 0; queue->at++, budget--) {
+            struct connection *connection = candidate(worker, part->fanout, queue->at);
+            if (connection && fanout_meant(worker, part->fanout, connection)) fanout_one(connection, part->fanout);
         }
-        if (queue->slot < worker->table.high) break;
-        queue->slot = 0;
+        if (queue->at < end) break;
+        queue->at = 0;
         queue->first = part->next;
         if (!queue->first) queue->last = NULL;
         part_done(part);

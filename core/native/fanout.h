@@ -17,12 +17,12 @@ struct fanout_part;
 
 struct fanout_queue {
     struct fanout_part *first, *last;
-    uint32_t slot; /* where the first one goes on */
+    uint32_t at; /* where the first one goes on: a slot, or the place in the list of targets */
 };
 
-/* Any thread. Takes the payload and a hold of the ticket (may be NULL); `exclude` is a token or 0. False without memory:
- * nothing was done and both are still the caller's. */
-bool fanout_start(struct iocpd_engine *engine, const iocpd_filter *filter, uint64_t exclude, struct payload *payload,
+/* Any thread. Takes the payload, and the engine's hold of the ticket; without a ticket it is a relay. What the configuration
+ * points to is copied; its data is not looked at. False without memory: nothing was done and both are still the caller's. */
+bool fanout_start(struct iocpd_engine *engine, const iocpd_broadcast_config *config, struct payload *payload,
                   struct iocpd_ticket *ticket);
 /* The worker's part has come out of its inbox. */
 void fanout_enqueue(struct worker *worker, struct message *message);

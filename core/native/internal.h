@@ -2,8 +2,12 @@
 #ifndef IOCPD_INTERNAL_H
 #define IOCPD_INTERNAL_H
 
+#include "command.h"
 #include "drain.h"
 #include "engine.h"
+#include "event.h"
+#include "gate.h"
+#include "labels.h"
 #include "service.h"
 #include "ticket.h"
 #include "worker.h"
@@ -18,6 +22,7 @@ struct listener {
     /* Shared: written by worker 0 (connections: by all, atomically). */
     uint32_t open;
     uint64_t accepted, refused_limit, refused_gone, accept_errors;
+    uint64_t refused_banned, refused_address_limit, refused_address_rate, refused_rate;
     uint64_t refused_memory, connections; /* atomic */
 };
 
@@ -42,6 +47,7 @@ struct iocpd_engine {
     uint32_t listener_count;
     struct worker *workers;
     uint32_t worker_count;
+    struct gate gate; /* worker 0's */
 
     /* Atomic. */
     uint64_t connections;   /* also those on their way to their worker */
@@ -51,6 +57,14 @@ struct iocpd_engine {
     uint64_t broadcasts;    /* the same for broadcasts */
     uint32_t relay_blocked; /* somebody waits for them to become fewer */
     uint32_t exits_posted, exits_taken;
+    uint32_t limits_version; /* of the limits in `config`, which iocpd_configure changes one by one */
+    uint64_t labels_version; /* the last that was given out */
+
+    void *old_labels; /* atomic stack: see labels.h */
+    platform_mutex labels_mutex;
+    platform_mutex notes_mutex; /* who writes notes */
+    struct ring notes;          /* struct event_record of bans */
+    struct ring note_texts;     /* and what was said of each */
 
     struct drain drain;
     platform_mutex control_mutex; /* one control, one join at a time */
@@ -86,8 +100,12 @@ int engine_bind(struct listener *listener, const char **step);
 /* An ACCEPTED event, on worker 0. */
 void engine_accepted(struct iocpd_engine *engine, const struct port_event *event);
 /* A connection has left its table. */
-void engine_connection_ended(struct iocpd_engine *engine, uint32_t listener);
+void engine_connection_ended(struct iocpd_engine *engine, uint32_t listener, struct visitor *visitor);
 void engine_wake_all(struct iocpd_engine *engine);
+/* The row is of a connection of the calling worker, or the labels are locked if the filter asks for some. */
 bool filter_matches(const iocpd_filter *filter, const iocpd_connection *row, int64_t now_us);
+/* iocpd_list, for who has locked the labels. */
+uint32_t snapshot_list(struct iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, iocpd_connection *rows,
+                       uint32_t capacity);
 
 #endif

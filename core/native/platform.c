@@ -229,6 +229,30 @@ int platform_socket_shutdown_send(socket_t handle) {
 
 int platform_socket_no_delay(socket_t handle) { return socket_set(handle, IPPROTO_TCP, TCP_NODELAY, 1); }
 
+#ifdef _WIN32
+/* TCP_INFO_v0 and SIO_TCP_INFO of mstcpip.h, since Windows 10 1703, which older headers don't have. */
+struct windows_tcp_info {
+    ULONG state, mss;
+    ULONG64 connected_ms;
+    BOOLEAN timestamps;
+    ULONG rtt_us, rest[32];
+};
+
+int64_t platform_socket_rtt_us(socket_t handle) {
+    const DWORD sio_tcp_info = _WSAIORW(IOC_VENDOR, 39);
+    DWORD version = 0, bytes = 0;
+    struct windows_tcp_info info = {0};
+    if (WSAIoctl(handle, sio_tcp_info, &version, sizeof version, &info, sizeof info, &bytes, NULL, NULL)) return -1;
+    return bytes >= offsetof(struct windows_tcp_info, rest) ? (int64_t)info.rtt_us : -1;
+}
+#else
+int64_t platform_socket_rtt_us(socket_t handle) {
+    struct tcp_info info;
+    socklen_t bytes = sizeof info;
+    return getsockopt(handle, IPPROTO_TCP, TCP_INFO, &info, &bytes) ? -1 : (int64_t)info.tcpi_rtt;
+}
+#endif
+
 void platform_address_from(struct platform_address *out, const struct sockaddr *from) {
     static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
     memset(out, 0, sizeof *out);

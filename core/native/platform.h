@@ -179,6 +179,8 @@ void platform_socket_reset_on_close(socket_t handle);
 /* SD_SEND: end of file for the peer. 0 or an error number. */
 int platform_socket_shutdown_send(socket_t handle);
 int platform_socket_no_delay(socket_t handle);
+/* The smoothed round trip time of a connection in microseconds; -1: the system does not tell. */
+int64_t platform_socket_rtt_us(socket_t handle);
 void platform_address_from(struct platform_address *out, const struct sockaddr *from);
 /* Both ends of a connected socket. 0, or an error number when the peer has already gone. */
 int platform_socket_addresses(socket_t handle, struct platform_address *peer, struct platform_address *local);

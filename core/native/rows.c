@@ -1,8 +1,8 @@
 /* rows.c: rows as JSON, for listings that are too long to make Python objects of.
  *
- * The members and their order are those of `Connection` in the management API; a test there compares both. All that is
- * written is ASCII and needs no escapes: names of this program, numbers, addresses, times, and a prefix that the caller
- * answers for. */
+ * The members and their order are those of `Connection` in the management API; a test there compares both. What is written
+ * needs no escapes: names of this program, numbers, addresses, times; the caller answers for the prefix, and who gave the labels
+ * has given their JSON too. */
 #include "engine.h"
 #include "internal.h"
 
@@ -86,62 +86,98 @@ static char *put_endpoint(char *out, const char *name, const uint8_t *ip, uint16
 
 static char *put_member(char *out, const char *name, uint64_t number) { return put_number(put_text(out, name), number); }
 
-static char *put_row(char *out, const iocpd_engine *engine, const iocpd_connection *row, const char *prefix) {
+static char *put_quoted(char *out, const char *name, const char *text) {
+    out = put_text(out, name);
+    if (!*text) return put_text(out, "null");
+    *out++ = '"';
+    out = put_text(out, text);
+    *out++ = '"';
+    return out;
+}
+
+static char *put_moment(char *out, const char *name, int64_t at_us) {
+    out = put_time(put_text(out, name), at_us);
+    *out++ = '"';
+    return out;
+}
+
+static char *put_labels(char *out, uint64_t from, uint32_t members) {
+    const struct labels *labels = (const struct labels *)(uintptr_t)from;
+    const uint8_t *json = labels ? labels->data + labels->label_bytes : (const uint8_t *)",\"tags\":{},\"groups\":[]";
+    uint32_t tags = labels ? labels->tag_json_bytes : 10, both = labels ? labels->json_bytes : 22;
+    uint32_t begin = members & IOCPD_MEMBER_TAGS ? 0 : tags, end = members & IOCPD_MEMBER_GROUPS ? both : tags;
+    memcpy(out, json + begin, end - begin);
+    return out + (end - begin);
+}
+
+/* With the labels locked. Each member comes with the comma before it; that of the first is overwritten. */
+static char *put_row(char *out, const iocpd_engine *engine, const iocpd_connection *row, uint32_t members, const char *prefix) {
     static const char *const states[] = {"free", "open", "draining", "closing"};
-    out = put_text(out, "{\"id\":\"");
-    out = put_hex(put_text(out, prefix), row->token);
-    out = put_member(out, "\",\"listener\":", row->listener);
-    out = put_text(out, ",\"service\":\"");
-    out = put_text(out, engine->listeners[row->listener].service->name);
-    out = put_text(out, "\",\"state\":\"");
-    out = put_text(out, states[row->state]);
-    if (row->reason == IOCPD_REASON_NONE) {
-        out = put_text(out, "\",\"reason\":null");
-    } else {
-        out = put_text(out, "\",\"reason\":\"");
-        out = put_text(out, iocpd_reason_name(row->reason));
+    char *first = out;
+    if (members & IOCPD_MEMBER_ID) {
+        out = put_hex(put_text(put_text(out, ",\"id\":\""), prefix), row->token);
         *out++ = '"';
     }
-    out = put_endpoint(out, ",\"peer\":", row->peer_ip, row->peer_port);
-    out = put_endpoint(out, ",\"local\":", row->local_ip, row->local_port);
-    out = put_time(put_text(out, ",\"connected_at\":\""), row->connected_at_us);
-    out = put_time(put_text(out, "\",\"last_activity_at\":\""), row->last_activity_at_us);
-    out = put_member(out, "\",\"bytes_in\":", row->bytes_in);
-    out = put_member(out, ",\"bytes_out\":", row->bytes_out);
-    out = put_member(out, ",\"messages_in\":", row->messages_in);
-    out = put_member(out, ",\"messages_out\":", row->messages_out);
-    out = put_member(out, ",\"pending_bytes\":", row->pending_bytes);
-    out = put_member(out, ",\"worker\":", row->worker);
+    if (members & IOCPD_MEMBER_LISTENER) out = put_member(out, ",\"listener\":", row->listener);
+    if (members & IOCPD_MEMBER_SERVICE) out = put_quoted(out, ",\"service\":", engine->listeners[row->listener].service->name);
+    if (members & IOCPD_MEMBER_STATE) out = put_quoted(out, ",\"state\":", states[row->state]);
+    if (members & IOCPD_MEMBER_REASON) out = put_quoted(out, ",\"reason\":", iocpd_reason_name(row->reason));
+    if (members & IOCPD_MEMBER_PEER) out = put_endpoint(out, ",\"peer\":", row->peer_ip, row->peer_port);
+    if (members & IOCPD_MEMBER_LOCAL) out = put_endpoint(out, ",\"local\":", row->local_ip, row->local_port);
+    if (members & IOCPD_MEMBER_CONNECTED_AT) out = put_moment(out, ",\"connected_at\":\"", row->connected_at_us);
+    if (members & IOCPD_MEMBER_LAST_ACTIVITY_AT) out = put_moment(out, ",\"last_activity_at\":\"", row->last_activity_at_us);
+    if (members & IOCPD_MEMBER_BYTES_IN) out = put_member(out, ",\"bytes_in\":", row->bytes_in);
+    if (members & IOCPD_MEMBER_BYTES_OUT) out = put_member(out, ",\"bytes_out\":", row->bytes_out);
+    if (members & IOCPD_MEMBER_MESSAGES_IN) out = put_member(out, ",\"messages_in\":", row->messages_in);
+    if (members & IOCPD_MEMBER_MESSAGES_OUT) out = put_member(out, ",\"messages_out\":", row->messages_out);
+    if (members & IOCPD_MEMBER_PENDING_BYTES) out = put_member(out, ",\"pending_bytes\":", row->pending_bytes);
+    if (members & (IOCPD_MEMBER_TAGS | IOCPD_MEMBER_GROUPS)) out = put_labels(out, row->labels, members);
+    if (members & IOCPD_MEMBER_WORKER) out = put_member(out, ",\"worker\":", row->worker);
+    *first = '{';
     *out++ = '}';
     return out;
 }
 
-uint32_t iocpd_list_json(iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, uint32_t limit,
-                         const char *prefix, char *out, uint32_t *bytes) {
+/* Another row surely fits, with a comma before it. */
+static bool has_room(const char *out, const char *at, uint32_t capacity) {
+    return (size_t)(at - out) + IOCPD_ROW_JSON_BYTES + IOCPD_LABEL_BYTES < capacity;
+}
+
+uint32_t iocpd_list_json(iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, uint32_t limit, uint32_t members,
+                         const char *prefix, char *out, uint32_t capacity, uint32_t *bytes, int32_t *more) {
     char *at = out;
     uint32_t count = 0;
     iocpd_connection row;
-    ASSERT(strlen(prefix) <= IOCPD_PREFIX_BYTES);
-    for (; count < limit && iocpd_list(engine, filter, cursor, &row, 1) == 1; count++) {
-        if (count > 0) *at++ = ',';
-        at = put_row(at, engine, &row, prefix);
+    ASSERT(strlen(prefix) <= IOCPD_PREFIX_BYTES && members);
+    *more = 1;
+    labels_lock(engine);
+    while (count < limit && has_room(out, at, capacity)) {
+        if (snapshot_list(engine, filter, cursor, &row, 1) == 0) {
+            *more = 0;
+            break;
+        }
+        if (count++ > 0) *at++ = ',';
+        at = put_row(at, engine, &row, members, prefix);
     }
+    labels_unlock(engine);
     *bytes = (uint32_t)(at - out);
     return count;
 }
 
 uint32_t iocpd_sorted_json(iocpd_engine *engine, const iocpd_sorted *sorted, uint32_t count, uint32_t *position, uint32_t limit,
-                           const char *prefix, char *out, uint32_t *bytes) {
+                           uint32_t members, const char *prefix, char *out, uint32_t capacity, uint32_t *bytes) {
     char *at = out;
     uint32_t written = 0;
     iocpd_connection row;
-    ASSERT(strlen(prefix) <= IOCPD_PREFIX_BYTES);
+    ASSERT(strlen(prefix) <= IOCPD_PREFIX_BYTES && members);
+    labels_lock(engine);
     for (; *position < count; ++*position) {
         if (iocpd_get(engine, sorted[*position].token, &row) != IOCPD_OK) continue;
-        if (written == limit) break;
+        if (written == limit || !has_room(out, at, capacity)) break;
         if (written++ > 0) *at++ = ',';
-        at = put_row(at, engine, &row, prefix);
+        at = put_row(at, engine, &row, members, prefix);
     }
+    labels_unlock(engine);
     *bytes = (uint32_t)(at - out);
     return written;
 }

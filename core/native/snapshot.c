@@ -18,6 +18,9 @@ bool filter_matches(const iocpd_filter *filter, const iocpd_connection *row, int
     if (fields & IOCPD_BY_PENDING && row->pending_bytes < filter->min_pending_bytes) return false;
     if (fields & IOCPD_BY_BYTES_IN && row->bytes_in < filter->min_bytes_in) return false;
     if (fields & IOCPD_BY_BYTES_OUT && row->bytes_out < filter->min_bytes_out) return false;
+    if (fields & (IOCPD_BY_LABELS | IOCPD_BY_ANY_LABEL))
+        return labels_match((const struct labels *)(uintptr_t)row->labels, filter->labels, filter->label_bytes,
+                            (fields & IOCPD_BY_ANY_LABEL) != 0);
     return true;
 }
 
@@ -28,8 +31,10 @@ int32_t iocpd_get(iocpd_engine *engine, uint64_t token, iocpd_connection *row) {
     return table_get(&engine->workers[token_worker(token)].table, token, row);
 }
 
-uint32_t iocpd_list(iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, iocpd_connection *rows,
-                    uint32_t capacity) {
+/* ---- listing: with the labels locked, since a filter or a row's JSON may ask for them ------------------------------------ */
+
+uint32_t snapshot_list(iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, iocpd_connection *rows,
+                       uint32_t capacity) {
     int64_t now = now_us(engine);
     uint32_t count = 0;
     if (cursor->last_serial == 0) cursor->last_serial = u64_load_acquire(&engine->last_serial);
@@ -45,15 +50,35 @@ uint32_t iocpd_list(iocpd_engine *engine, const iocpd_filter *filter, iocpd_curs
     return count;
 }
 
+uint32_t iocpd_list(iocpd_engine *engine, const iocpd_filter *filter, iocpd_cursor *cursor, iocpd_connection *rows,
+                    uint32_t capacity) {
+    labels_lock(engine);
+    uint32_t count = snapshot_list(engine, filter, cursor, rows, capacity);
+    labels_unlock(engine);
+    return count;
+}
+
+uint32_t iocpd_match(iocpd_engine *engine, const iocpd_filter *filter, uint64_t *tokens, uint32_t capacity) {
+    iocpd_cursor cursor = {0};
+    iocpd_connection row;
+    uint32_t count = 0;
+    labels_lock(engine);
+    for (; count < capacity && snapshot_list(engine, filter, &cursor, &row, 1) == 1; count++) tokens[count] = row.token;
+    labels_unlock(engine);
+    return count;
+}
+
 uint64_t iocpd_count(iocpd_engine *engine, const iocpd_filter *filter) {
     int64_t now = now_us(engine);
     uint64_t count = 0;
     iocpd_connection row;
+    labels_lock(engine);
     for (uint32_t i = 0; i < engine->worker_count; i++) {
         const struct table *table = &engine->workers[i].table;
         for (uint32_t slot = 0, high = u32_load_acquire(&table->high); slot < high; slot++)
             count += table_read(table, slot, &row) && filter_matches(filter, &row, now);
     }
+    labels_unlock(engine);
     return count;
 }
 
@@ -88,8 +113,10 @@ uint32_t iocpd_sort(iocpd_engine *engine, const iocpd_filter *filter, int32_t ke
     iocpd_cursor cursor = {0};
     iocpd_connection row;
     uint32_t count = 0;
-    for (; iocpd_list(engine, filter, &cursor, &row, 1) == 1; count++)
+    labels_lock(engine);
+    for (; snapshot_list(engine, filter, &cursor, &row, 1) == 1; count++)
         if (count < capacity) out[count] = (iocpd_sorted){.key = key_of(&row, key), .serial = row.serial, .token = row.token};
+    labels_unlock(engine);
     qsort(out, count < capacity ? count : capacity, sizeof *out, descending ? descending_keys : ascending);
     return count;
 }
@@ -97,7 +124,7 @@ uint32_t iocpd_sort(iocpd_engine *engine, const iocpd_filter *filter, int32_t ke
 /* ---- the recently closed: each worker's ring is in the order of its ends, so the newest of all is at one of their heads ----- */
 
 struct closed_head {
-    const struct closed_ring *ring;
+    const struct ring *ring;
     uint64_t next; /* 1 + the number of the record in `row`; 0: nothing is left */
     iocpd_closed row;
 };
@@ -105,7 +132,7 @@ struct closed_head {
 /* To the newest record below `next` that is still there and older than `before`. */
 static void head_step(struct closed_head *head, uint64_t before) {
     while (head->next > 0) {
-        if (!closed_read(head->ring, head->next - 1, &head->row)) {
+        if (!ring_read(head->ring, head->next - 1, &head->row, sizeof head->row)) {
             head->next = 0; /* overwritten, and so is what came before it */
         } else if (before == 0 || head->row.closed_serial < before) {
             return;
@@ -139,12 +166,39 @@ uint32_t iocpd_closed_list(iocpd_engine *engine, uint64_t before, iocpd_closed *
 
 int32_t iocpd_closed_get(iocpd_engine *engine, uint64_t token, iocpd_closed *row) {
     if (token >> 53 || token_worker(token) >= engine->worker_count) return IOCPD_UNKNOWN;
-    const struct closed_ring *ring = &engine->workers[token_worker(token)].closed;
+    const struct ring *ring = &engine->workers[token_worker(token)].closed;
     for (uint64_t next = u64_load_acquire(&ring->written); next > 0; next--) {
-        if (!closed_read(ring, next - 1, row)) break;
+        if (!ring_read(ring, next - 1, row, sizeof *row)) break;
         if (row->connection.token == token) return IOCPD_OK;
     }
     return IOCPD_UNKNOWN;
+}
+
+/* ---- labels ---------------------------------------------------------------------------------------------------------------- */
+
+static void labels_copy(uint64_t from, char *json, uint32_t *bytes, uint64_t *version) {
+    const struct labels *labels = (const struct labels *)(uintptr_t)from;
+    *bytes = labels ? labels->json_bytes : 0;
+    *version = labels ? labels->version : 0;
+    if (labels) memcpy(json, labels->data + labels->label_bytes, labels->json_bytes);
+}
+
+int32_t iocpd_labels_read(iocpd_engine *engine, uint64_t token, char *json, uint32_t *bytes, uint64_t *version) {
+    iocpd_connection row = {0};
+    labels_lock(engine);
+    int32_t status = iocpd_get(engine, token, &row);
+    labels_copy(status == IOCPD_OK ? row.labels : 0, json, bytes, version);
+    labels_unlock(engine);
+    return status;
+}
+
+void iocpd_closed_labels_read(iocpd_engine *engine, const iocpd_closed *row, char *json, uint32_t *bytes) {
+    iocpd_closed now = {0};
+    uint64_t version;
+    labels_lock(engine);
+    bool there = ring_read(&engine->workers[row->connection.worker].closed, row->number, &now, sizeof now);
+    labels_copy(there ? now.connection.labels : 0, json, bytes, &version);
+    labels_unlock(engine);
 }
 
 /* ---- statistics --------------------------------------------------------------------------------------------------------- */
@@ -160,6 +214,7 @@ void iocpd_info_read(iocpd_engine *engine, iocpd_info *info) {
     info->started_at_us = engine_wall_us(engine, engine->started_ns);
     info->connections = u64_load(&engine->connections);
     info->last_serial = u64_load_acquire(&engine->last_serial);
+    info->bans = u32_load(&engine->gate.ban_count);
 }
 
 void iocpd_listener_read(iocpd_engine *engine, uint32_t number, iocpd_listener_stats *stats) {
@@ -174,6 +229,10 @@ void iocpd_listener_read(iocpd_engine *engine, uint32_t number, iocpd_listener_s
     stats->refused_limit = u64_load(&listener->refused_limit);
     stats->refused_memory = u64_load(&listener->refused_memory);
     stats->refused_gone = u64_load(&listener->refused_gone);
+    stats->refused_banned = u64_load(&listener->refused_banned);
+    stats->refused_address_limit = u64_load(&listener->refused_address_limit);
+    stats->refused_address_rate = u64_load(&listener->refused_address_rate);
+    stats->refused_rate = u64_load(&listener->refused_rate);
     stats->accept_errors = u64_load(&listener->accept_errors);
     stats->connections = u64_load(&listener->connections);
 }
@@ -200,4 +259,6 @@ void iocpd_worker_read(iocpd_engine *engine, uint32_t number, iocpd_worker_stats
     stats->buffers_in_use = stats->buffers > empty ? stats->buffers - empty : 0;
     stats->relay_waiting = u64_load(&engine->relay_waiting);
     for (int i = 0; i < IOCPD_REASON_COUNT; i++) stats->closed[i] = u64_load(&worker->ended[i]);
+    stats->turn_ns = u64_load(&worker->turn_ns);
+    for (int i = 0; i < IOCPD_TURN_BUCKETS; i++) stats->turn_counts[i] = u64_load(&worker->turn_counts[i]);
 }

@@ -112,6 +112,7 @@ static uint32_t read_slot(const struct table *table, uint32_t slot, iocpd_connec
         row->messages_in = u64_load_acquire(&connection->messages_in);
         row->messages_out = u64_load_acquire(&connection->messages_out);
         row->pending_bytes = u64_load_acquire(&connection->pending_bytes);
+        row->labels = (uint64_t)(uintptr_t)pointer_load_acquire((void *const *)&connection->labels);
         if (u32_load(&connection->sequence) == before) return generation;
     }
 }

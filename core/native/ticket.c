@@ -3,19 +3,29 @@
 
 #include "internal.h"
 
-struct iocpd_ticket *ticket_new(struct iocpd_engine *engine, enum message_kind kind) {
-    struct iocpd_ticket *ticket = memory_new(sizeof *ticket);
+struct iocpd_ticket *ticket_new(struct iocpd_engine *engine, enum message_kind kind, uint32_t part_count) {
+    struct iocpd_ticket *ticket = memory_new(sizeof *ticket + part_count * sizeof *ticket->parts);
     if (!ticket) return NULL;
-    ticket->message.kind = kind;
     ticket->engine = engine;
     ticket->references = 2;
     ticket->open = 1;
+    ticket->part_count = part_count;
+    for (uint32_t i = 0; i < part_count; i++) {
+        ticket->parts[i].message.kind = kind;
+        ticket->parts[i].ticket = ticket;
+    }
     return ticket;
 }
 
 static void ticket_drop(struct iocpd_ticket *ticket) {
     if (u32_add(&ticket->references, (uint32_t)-1) != 1) return;
     if (ticket->payload) payload_drop(ticket->payload);
+    memory_free(ticket->labels);
+    while (ticket->bans) {
+        struct ban *ban = ticket->bans;
+        ticket->bans = ban->next;
+        memory_free(ban);
+    }
     memory_free(ticket);
 }
 
@@ -92,12 +102,18 @@ void iocpd_ticket_read(const iocpd_ticket *ticket, iocpd_report *report) {
     /* In the order in which they grow, the last first, so that no sum is exceeded by its parts. */
     report->done = u32_load_acquire(&ticket->open) == 0;
     report->status = (int32_t)u32_load_acquire(&ticket->status);
+    report->rtt_us = (int64_t)u64_load_acquire(&ticket->rtt_us);
     report->failed = u64_load_acquire(&ticket->failed);
+    report->expired = u64_load_acquire(&ticket->expired);
     report->closed_before_write = u64_load_acquire(&ticket->closed_before_write);
     report->skipped_slow = u64_load_acquire(&ticket->skipped_slow);
     report->written = u64_load_acquire(&ticket->written);
     report->queued = u64_load_acquire(&ticket->queued);
     report->matched = u64_load_acquire(&ticket->matched);
+}
+
+void iocpd_outcomes_read(const iocpd_ticket *ticket, uint8_t *outcomes) {
+    for (uint32_t i = 0; i < ticket->part_count; i++) outcomes[i] = (uint8_t)u32_load_acquire(&ticket->parts[i].outcome);
 }
 
 void iocpd_ticket_free(iocpd_engine *engine, iocpd_ticket *ticket) {

@@ -6,6 +6,7 @@
 enum {
     MESSAGES_PER_TURN = 512,
     GATHERS_KEPT = 64,
+    LIMITS_SLICE = 512,
 };
 
 /* What the inbox holds once the worker has ended. */
@@ -21,7 +22,16 @@ int worker_init(struct worker *worker, struct iocpd_engine *engine, uint32_t num
     worker->random = 0x9e3779b97f4a7c15u * (number + 1);
     if (buffer_pool_init(&worker->pool, config->receive_buffer_bytes, config->receive_buffers)) return -1;
     if (table_init(&worker->table, worker)) return -1;
-    return closed_init(&worker->closed, config->closed_capacity);
+    if (ring_init(&worker->events, sizeof(struct event_record), config->event_capacity)) return -1;
+    return ring_init(&worker->closed, sizeof(iocpd_closed), config->closed_capacity);
+}
+
+static void closed_destroy(struct worker *worker) {
+    struct ring *ring = &worker->closed;
+    iocpd_closed row;
+    for (uint64_t number = ring_oldest(ring); ring->memory && number < ring->written; number++)
+        if (ring_read(ring, number, &row, sizeof row)) memory_free((void *)(uintptr_t)row.connection.labels);
+    ring_destroy(ring);
 }
 
 void worker_destroy(struct worker *worker) {
@@ -32,7 +42,8 @@ void worker_destroy(struct worker *worker) {
         worker->gathers = gather->next;
         memory_free(gather);
     }
-    closed_destroy(&worker->closed);
+    closed_destroy(worker);
+    ring_destroy(&worker->events);
     timers_destroy(&worker->timers);
     table_destroy(&worker->table);
     buffer_pool_destroy(&worker->pool);
@@ -49,6 +60,7 @@ void worker_run(void *argument) {
     u32_store_release(&engine->start_answered, 1);
     platform_event_set(engine->start_event);
     if (error) return;
+    worker->now_ns = platform_monotonic_ns();
     while (!worker->exit) worker_turn(worker);
     while (fanout_turn(worker)) {} /* nobody is left to get it, but somebody may wait for the report */
     ASSERT(worker->port->pending == 0 && worker->table.used == 0);
@@ -99,51 +111,15 @@ static struct message *inbox_pop(struct worker *worker) {
     return message;
 }
 
-/* The payload goes to the queue, or away with the ticket. */
-static enum iocpd_status do_send(struct worker *worker, struct iocpd_ticket *ticket) {
-    struct connection *connection = table_find(&worker->table, ticket->token);
-    if (!connection) return IOCPD_ENDED;
-    u64_add(&ticket->matched, 1);
-    switch (connection_queue_payload(connection, ticket->payload, ticket)) {
-    case QUEUED: return IOCPD_OK;
-    case QUEUE_CLOSING: return IOCPD_CLOSING;
-    case QUEUE_FULL: u64_add(&ticket->skipped_slow, 1); return IOCPD_QUEUE_FULL;
-    case QUEUE_NO_MEMORY: break;
-    }
-    u64_add(&ticket->failed, 1);
-    return IOCPD_NO_MEMORY;
-}
-
-static void do_kick(struct worker *worker, struct iocpd_ticket *ticket) {
-    struct connection *connection = table_find(&worker->table, ticket->token);
-    if (!connection) {
-        ticket_fail(ticket, IOCPD_ENDED);
-        return;
-    }
-    u64_add(&ticket->matched, 1);
-    ticket->next_waiter = connection->waiters;
-    connection->waiters = ticket; /* closed when the connection has left the table */
-    if (ticket->force) connection_terminate(connection, IOCPD_KICKED, true);
-    else connection_drain(connection, IOCPD_KICKED, ticket->payload, worker->now_ns + (int64_t)ticket->timeout_ms * 1000000);
-}
-
 static void message_do(struct worker *worker, struct message *message) {
-    struct iocpd_ticket *ticket = (struct iocpd_ticket *)message; /* of a kick or a send */
     switch (message->kind) {
     case MESSAGE_ADOPT:
         worker_adopt(worker, (struct adoption *)message);
         memory_free(message);
         break;
-    case MESSAGE_SEND:
-        u32_add(&worker->inbox_commands, (uint32_t)-1);
-        ticket_fail(ticket, do_send(worker, ticket));
-        break;
-    case MESSAGE_KICK:
-        u32_add(&worker->inbox_commands, (uint32_t)-1);
-        do_kick(worker, ticket);
-        break;
     case MESSAGE_FANOUT: fanout_enqueue(worker, message); break;
     case MESSAGE_CONTROL: drain_control(worker); break;
+    default: command_do(worker, message); break;
     }
 }
 
@@ -164,8 +140,7 @@ void worker_close_inbox(struct worker *worker) {
             struct message *message = left;
             left = message->next;
             if (message->kind == MESSAGE_FANOUT) fanout_abandon(message);
-            else if (message->kind == MESSAGE_SEND || message->kind == MESSAGE_KICK)
-                ticket_fail((struct iocpd_ticket *)message, IOCPD_STOPPED);
+            else if (message->kind >= MESSAGE_SEND) command_abandon(message);
         }
         left = oldest_first(newest);
         newest = NULL;
@@ -190,6 +165,7 @@ static void connection_begin(struct connection *connection, const struct adoptio
     connection->deadline_ns = connection->over_soft_ns = 0;
     connection->os_error = 0;
     connection->socket.handle = adoption->handle;
+    connection->visitor = adoption->visitor;
     table_write_begin(connection);
     u64_store_release(&connection->serial, adoption->serial);
     put_ip(connection->peer_ip, adoption->peer.ip);
@@ -216,7 +192,7 @@ void worker_adopt(struct worker *worker, const struct adoption *adoption) {
         platform_socket_close(adoption->handle);
         u64_add(&worker->engine->listeners[adoption->listener].refused_memory, 1);
         u32_add(&worker->load, (uint32_t)-1);
-        engine_connection_ended(worker->engine, adoption->listener);
+        engine_connection_ended(worker->engine, adoption->listener, adoption->visitor);
         return;
     }
     connection_begin(connection, adoption, worker->now_ns);
@@ -278,19 +254,50 @@ static void dirty_turn(struct worker *worker) {
 
 static int64_t shorter(int64_t a_ns, int64_t b_ns) { return b_ns >= 0 && (a_ns < 0 || b_ns < a_ns) ? b_ns : a_ns; }
 
+static const uint64_t turn_bounds_ns[IOCPD_TURN_BUCKETS] = {10000,   25000,   50000,    100000,   250000,    500000,
+                                                            1000000, /* 10 us to 1 ms */
+                                                            2500000, 5000000, 10000000, 25000000, 100000000, UINT64_MAX};
+
+const uint64_t *iocpd_turn_bounds_ns(void) { return turn_bounds_ns; }
+
+static void turn_took(struct worker *worker, uint64_t ns) {
+    int bucket = 0;
+    while (ns > turn_bounds_ns[bucket]) bucket++;
+    u64_bump(&worker->turn_counts[bucket], 1);
+    u64_bump(&worker->turn_ns, ns);
+}
+
+/* Carries changed limits over to the timers of those who are here, some in each turn. True while there are more. */
+static bool limits_turn(struct worker *worker) {
+    uint32_t version = u32_load_acquire(&worker->engine->limits_version);
+    if (worker->limits_version != version) {
+        worker->limits_version = version;
+        worker->limits_slot = 0;
+    }
+    uint32_t until =
+        worker->limits_slot + LIMITS_SLICE < worker->table.high ? worker->limits_slot + LIMITS_SLICE : worker->table.high;
+    while (worker->limits_slot < until) connection_limits_changed(table_at(&worker->table, worker->limits_slot++));
+    return worker->limits_slot < worker->table.high;
+}
+
 void worker_turn(struct worker *worker) {
     struct port_event events[PORT_EVENTS_MAX];
     u64_bump(&worker->turns, 1);
     if (u32_load(&worker->attention)) u32_exchange(&worker->attention, 0); /* before looking at what it may be for */
-    worker->now_ns = platform_monotonic_ns();
     for (struct connection *connection; (connection = timers_due(&worker->timers, worker->now_ns));) connection_timer(connection);
     inbox_turn(worker);
     int64_t drain_ns = drain_turn(worker);
     bool busy = fanout_turn(worker);
+    if (worker->limits_version != u32_load(&worker->engine->limits_version) || worker->limits_busy)
+        worker->limits_busy = limits_turn(worker);
     if (worker->relay_paused) relay_turn(worker);
     dirty_turn(worker);
 
-    int64_t timeout_ns = busy || worker->backlog ? 0 : shorter(timers_next(&worker->timers, worker->now_ns), drain_ns);
+    int64_t now = platform_monotonic_ns();
+    turn_took(worker, (uint64_t)(now - worker->now_ns));
+    worker->now_ns = now;
+    busy |= worker->limits_busy || worker->backlog;
+    int64_t timeout_ns = busy ? 0 : shorter(timers_next(&worker->timers, now), drain_ns);
     if (timeout_ns != 0) {
         u32_exchange(&worker->sleeping, 1);
         if (u32_load_ordered(&worker->attention)) timeout_ns = 0;

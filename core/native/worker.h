@@ -3,21 +3,26 @@
 #ifndef IOCPD_WORKER_H
 #define IOCPD_WORKER_H
 
-#include "closed.h"
 #include "connection.h"
 #include "engine.h"
 #include "fanout.h"
 #include "port.h"
+#include "ring.h"
 #include "table.h"
 #include "timers.h"
 
 /* What one thread tells another. The sender owns the memory until it is posted; each kind says who frees it. */
 enum message_kind {
     MESSAGE_ADOPT,   /* struct adoption: freed by the worker */
-    MESSAGE_SEND,    /* a ticket */
-    MESSAGE_KICK,    /* a ticket */
     MESSAGE_FANOUT,  /* struct fanout_part: part of the fanout, which is counted */
     MESSAGE_CONTROL, /* the engine's only one; worker 0 answers through it */
+    /* struct ticket_part: part of its ticket */
+    MESSAGE_SEND,
+    MESSAGE_KICK,
+    MESSAGE_LABEL,
+    MESSAGE_RTT,
+    MESSAGE_BANS,
+    MESSAGE_BARRIER,
 };
 
 struct message {
@@ -31,6 +36,7 @@ struct adoption {
     socket_t handle;
     uint32_t listener;
     uint64_t serial;
+    struct visitor *visitor;
     struct platform_address peer, local;
 };
 
@@ -45,7 +51,8 @@ struct worker {
     struct table table;
     struct timers timers;
     struct buffer_pool pool;
-    struct closed_ring closed;
+    struct ring closed; /* iocpd_closed */
+    struct ring events; /* struct event_record */
 
     uint32_t open_count, closing_count; /* connections in these states */
     struct connection *dirty;           /* have something to send or to decide at the end of the turn */
@@ -54,8 +61,10 @@ struct worker {
     uint32_t gather_count;
     struct fanout_queue fanouts;
 
-    int64_t now_ns; /* of this turn */
-    bool exit;      /* the exit completion was taken */
+    int64_t now_ns;                       /* of this turn */
+    uint32_t limits_version, limits_slot; /* of the engine's limits: seen, and how far they are carried over to timers */
+    bool limits_busy;
+    bool exit; /* the exit completion was taken */
     uint32_t evict_slot;
     int64_t evict_next_ns;
     uint64_t random;
@@ -73,6 +82,7 @@ struct worker {
     uint64_t adopted, bytes_in, bytes_out, messages_in, messages_out, discarded_bytes, pending_bytes, turns;
     uint64_t inbox_busy; /* atomic: bumped by those who are refused */
     uint64_t ended[IOCPD_REASON_COUNT];
+    uint64_t turn_ns, turn_counts[IOCPD_TURN_BUCKETS];
 };
 
 /* Allocates what the worker needs before its thread runs. 0 or an error number; worker_destroy undoes it, also after a

@@ -41,6 +41,8 @@ def as_json(connection: Connection) -> dict[str, Any]:
         "messages_in": connection.messages_in,
         "messages_out": connection.messages_out,
         "pending_bytes": connection.pending_bytes,
+        "tags": connection.tags,
+        "groups": list(connection.groups),
         "worker": connection.worker,
     }
 
