@@ -156,7 +156,7 @@ def _closed(row: Sequence[Any], services: Sequence[str], labels: Labels) -> Clos
 
 
 def connections(rows: Any, count: int, services: Sequence[str], labels_of: Callable[[int], bytes]) -> list[Connection]:
-    """`rows` is an iocpd_connection[]; `services` is each listener's; `labels_of` gives the labels of a token as JSON."""
+    """`rows` is an iocpd_connection[]; `services` is each listener's; `labels_of` gives a token's labels as JSON."""
     if not count:
         return []
     return [
