@@ -284,20 +284,21 @@ void connection_received(struct connection *connection, const struct port_event 
 
 /* ---- send ------------------------------------------------------------------------------------------------------------- */
 
+/* Nothing of the piece has gone out, and its time is over. */
+static bool piece_expired(const struct connection *connection, const struct outgoing *piece) {
+    const struct payload *payload = piece->is_buffer ? NULL : piece->payload;
+    return payload && payload->expires_ns && payload->expires_ns <= connection->worker->now_ns && piece->data == payload->data;
+}
+
 static uint32_t fill_slices(struct connection *connection, port_slice *slices, uint32_t capacity) {
     uint32_t count = 0, bytes = 0;
     for (struct outgoing *piece = connection->first; piece && count < capacity && bytes < SEND_BYTES_MAX; piece = piece->next) {
+        if (piece_expired(connection, piece)) break; /* it is dropped when it is the first */
         uint32_t share = piece->bytes < SEND_BYTES_MAX - bytes ? piece->bytes : SEND_BYTES_MAX - bytes;
         port_slice_set(&slices[count++], piece->data, share);
         bytes += share;
     }
     return count;
-}
-
-/* Nothing of the piece has gone out, and its time is over. */
-static bool piece_expired(const struct connection *connection, const struct outgoing *piece) {
-    const struct payload *payload = piece->is_buffer ? NULL : piece->payload;
-    return payload && payload->expires_ns && payload->expires_ns <= connection->worker->now_ns && piece->data == payload->data;
 }
 
 static void drop_expired(struct connection *connection) {
