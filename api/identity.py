@@ -11,7 +11,8 @@ import secrets
 # No vowels, so no words; no l, o, 0, 1, so it can be read aloud.
 _ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 _LETTERS = 6
-_ID = re.compile(rf"([{_ALPHABET}]{{{_LETTERS}}})-([1-9a-f][0-9a-f]{{0,15}}|0)")
+_NAME = rf"[{_ALPHABET}]{{{_LETTERS}}}"
+_ID = re.compile(rf"({_NAME})-([1-9a-f][0-9a-f]{{0,15}}|0)")
 
 
 class ForeignId(Exception):
@@ -24,6 +25,11 @@ class Instance:
     def __init__(self) -> None:
         self.name = "".join(secrets.choice(_ALPHABET) for _ in range(_LETTERS))
         self.prefix = self.name + "-"
+
+    @staticmethod
+    def is_name(text: str) -> bool:
+        """Whether some run might be called so."""
+        return re.fullmatch(_NAME, text) is not None
 
     def encode(self, token: int) -> str:
         """The id on the wire of the engine's connection `token`."""

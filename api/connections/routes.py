@@ -8,8 +8,16 @@ from iocpd.api import problems
 from iocpd.api.actions import action
 from iocpd.api.auth import needs
 from iocpd.api.connections import service
-from iocpd.api.connections.rows import connection_row
-from iocpd.api.connections.schemas import ClosedPage, ConnectionPage, ConnectionView, KickBody, KickQuery, ListQuery
+from iocpd.api.connections.schemas import (
+    ClosedPage,
+    ConnectionDetail,
+    ConnectionPage,
+    ConnectionView,
+    KickBody,
+    KickQuery,
+    LabelBody,
+    ListQuery,
+)
 from iocpd.api.context import ContextDep
 from iocpd.api.keys import Caller
 from iocpd.api.paging import DEFAULT_LIMIT, CursorParam, LimitParam, link_next
@@ -76,14 +84,39 @@ async def list_closed(
 @router.get(
     "/{id}",
     name="get",
-    response_model=ConnectionView,
+    response_model=ConnectionDetail,
     responses=problems.responses(*_ID_PROBLEMS),
     dependencies=[needs("connections:read")],
 )
 async def get_connection(id: ConnectionId, context: ContextDep) -> Response:
     """One connection. For one that has ended the problem tells, as `closed`, how that came."""
-    connection = context.engine.connection(service.token_of(context, id))
-    return json_response(connection_row(connection, context.instance))
+    return json_response(await service.describe(context, id))
+
+
+@router.patch(
+    "/{id}",
+    name="label",
+    response_model=ConnectionView,
+    responses=problems.responses(
+        *_ID_PROBLEMS,
+        *problems.WITH_BODY,
+        problems.CONNECTION_CLOSING,
+        problems.ENGINE_BUSY,
+        problems.COMMAND_TIMEOUT,
+    ),
+)
+async def label_connection(
+    request: Request,
+    id: ConnectionId,
+    body: LabelBody,
+    context: ContextDep,
+    caller: Annotated[Caller, needs("connections:tag")],
+) -> Response:
+    """Changes a connection's tags and groups, which filters select by. It has them until it ends."""
+    with action(request, caller, "tag", id) as tagging:
+        row = await service.label(context, id, body)
+        tagging.outcome = f"{len(row['tags'])} tags, {len(row['groups'])} groups"
+    return json_response(row)
 
 
 @router.delete(

@@ -61,6 +61,23 @@ class DrainView(BaseModel):
     exits_taken: int
 
 
+class SettingChange(BaseModel):
+    """A setting that another value was found for; both as one writes them in the settings."""
+
+    name: str = Field(description="of the setting; keys: how many there are", examples=["idle_timeout"])
+    before: str = Field(description="in force until now", examples=["0s"])
+    after: str = Field(description="what the settings say now", examples=["300s"])
+
+
+class ReloadView(BaseModel):
+    """What became of reading the settings again."""
+
+    changed: list[SettingChange] = Field(description="in force now")
+    needs_restart: list[SettingChange] = Field(
+        description="these can't change while the service runs: the former value stays in force until it starts again"
+    )
+
+
 class BackendView(BaseModel):
     """The completion port behind the workers."""
 

@@ -8,7 +8,15 @@ from typing import Any, Literal
 from iocpd.api import problems
 from iocpd.api.context import Context
 from iocpd.api.durations import format_duration
-from iocpd.api.node.schemas import DrainOptions, DrainView, LimitsView, ListenerView, NodeView, WorkerView
+from iocpd.api.node.schemas import (
+    DrainOptions,
+    DrainView,
+    LimitsView,
+    ListenerView,
+    NodeView,
+    ReloadView,
+    WorkerView,
+)
 from iocpd.api.payloads import checked
 from iocpd.api.problems import Problem
 from iocpd.api.settings import Settings
@@ -56,6 +64,13 @@ def describe_listeners(context: Context) -> list[ListenerView]:
         )
         for number, stats in enumerate(context.engine.listener_stats())
     ]
+
+
+def describe_reload(view: ReloadView) -> str:
+    """What it changed, on one line."""
+    changed = ", ".join(f"{each.name} {each.before} -> {each.after}" for each in view.changed) or "nothing changed"
+    late = ", ".join(each.name for each in view.needs_restart)
+    return f"done, {changed}" + (f"; needs a restart: {late}" if late else "")
 
 
 def begin_drain(context: Context, options: DrainOptions, then: Literal["stay", "shutdown"]) -> DrainView:

@@ -1,0 +1,40 @@
+"""Shapes of /v1/audit."""
+
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+
+from iocpd.api.audit.entries import AuditEntry
+from iocpd.api.paging import DEFAULT_LIMIT, CursorText, Limit, Snapshot
+
+_Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class AuditQuery(BaseModel):
+    """Query parameters of GET /v1/audit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    actor: _Name | None = Field(default=None, description="only what this one did", examples=["alice"])
+    action: _Name | None = Field(default=None, description="only this operation", examples=["connections-kick"])
+    since: AwareDatetime | None = Field(
+        default=None, description="only from this time on", examples=["2025-01-31T12:00:00Z"]
+    )
+    limit: Limit = DEFAULT_LIMIT
+    cursor: CursorText = None
+
+    def canonical(self) -> str:
+        """The filters as a text that is the same for the same filters; a cursor belongs to it."""
+        return self.model_dump_json(include={"actor", "action", "since"}, exclude_none=True)
+
+
+class AuditPage(BaseModel):
+    """A page of what was done, the newest first."""
+
+    items: list[AuditEntry]
+    next_cursor: str | None = Field(
+        description="for the next page; null on the last one. A page may be short and yet not be the last one, when a "
+        "filter matches little"
+    )
+    snapshot: Snapshot
+    total: int | None = Field(description="null: they are not counted")
