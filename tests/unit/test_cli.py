@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -285,3 +287,30 @@ def test_help_pause_and_the_interval() -> None:
     assert press(state, *"-" * 20).interval == 0.2
     assert press(state, *"+" * 20).interval == 60
     assert press(state, "q").over
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a console of Windows has no such sequences")
+def test_keys_that_are_no_characters_have_names() -> None:
+    from iocpd.api.cli.top.keyboard import _Terminal
+
+    read, write = os.pipe()
+    try:
+        keys = _Terminal(read)
+        for typed, names in (
+            ("\x1b[A\x1bOB", ["up", "down"]),
+            ("\x1b[5~\x1b[6~\x1b[3~", ["page up", "page down", "delete"]),
+            ("q/ä日🎉", ["q", "/", "ä", "日", "🎉"]),
+            ("\r\x7f", ["enter", "backspace"]),
+            ("\x1b[1;5Cx", ["", "x"]),  # one that means nothing here, and is not taken for characters
+            ("\x1b", ["escape"]),
+        ):
+            os.write(write, typed.encode())
+            assert [keys.read(0.2) for _ in names] == names
+        assert keys.read(0.01) is None
+        os.write(write, b"\xff")
+        assert keys.read(0.2) == "�"
+        os.close(write)
+        with pytest.raises(EOFError):
+            keys.read(0.2)
+    finally:
+        os.close(read)
