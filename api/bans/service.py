@@ -12,11 +12,10 @@ import dataclasses
 import ipaddress
 import itertools
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from iocpd.api import problems
 from iocpd.api.bans.file import BanFileError, read_bans, write_bans
@@ -25,7 +24,7 @@ from iocpd.api.bans.table import BanTable
 from iocpd.api.futures import finished
 from iocpd.api.logs import get_logger
 from iocpd.api.problems import Problem
-from iocpd.core import Cursor, Engine, EngineBusy, EngineError, EngineTimeout, Filter, KickOutcome, Reason
+from iocpd.core import Command, Cursor, Engine, EngineBusy, EngineError, EngineTimeout, Filter, KickOutcome, Reason
 
 T = TypeVar("T")
 
@@ -281,7 +280,7 @@ class Bans:
 
     # --- the engine's commands ----------------------------------------------------------------------------------------
 
-    async def _command(self, submit: Callable[[], "_Command[T]"]) -> T:
+    async def _command(self, submit: Callable[[], "Command[T]"]) -> T:
         """The result of a command, which is given to the engine again while that is busy. Its errors; Problem."""
         clock = asyncio.get_running_loop().time
         until = clock() + _BUSY_SECONDS
@@ -323,12 +322,6 @@ class Bans:
 
         await asyncio.gather(*(kick(list(batch)) for batch in _slices(ids, _BATCH)))
         return kicked
-
-
-class _Command(Protocol[T]):
-    """Something that the engine is doing."""
-
-    future: Future[T]
 
 
 class _Stage:

@@ -8,8 +8,7 @@ from iocpd.api.context import Context
 from iocpd.api.keys import KeyFileError
 from iocpd.api.node.schemas import ReloadView, SettingChange
 from iocpd.api.settings import Settings, SettingsError
-from iocpd.core import ConfigurationError
-from iocpd.core.config import CHANGEABLE
+from iocpd.core import CHANGEABLE, ConfigurationError
 
 _LOG = frozenset({"log_level", "log_format"})
 _AUDIT = frozenset({"audit_max_bytes", "audit_files"})

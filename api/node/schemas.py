@@ -95,7 +95,13 @@ class LimitsView(BaseModel):
     send_soft_seconds: str
     send_hard_bytes: int
     max_message_bytes: int
+    max_connections_per_address: int = Field(description="0: no limit; so with the three rates below")
+    accepts_per_s: int
+    accepts_per_s_per_address: int
+    messages_per_s_per_connection: int
+    max_bans: int
     closed_capacity: int = Field(description="ended connections that each worker remembers")
+    event_capacity: int = Field(description="events that each worker remembers")
     http_connections: int
 
 
@@ -134,6 +140,8 @@ class NodeView(BaseModel):
     phase: Phase = Field(description="none: it serves; otherwise how far a drain has come")
     accepting: bool = Field(description="every listener is open")
     connections: int
+    bans: int = Field(description="in force")
+    audit_trouble: str | None = Field(description="why the audit can't be written at the moment; null: it can")
     limits: LimitsView
     totals: WorkerView
     per_worker: list[WorkerView]
@@ -152,6 +160,10 @@ class ListenerView(BaseModel):
     refused_limit: int = Field(description="turned away because of max_connections")
     refused_memory: int = Field(description="turned away for want of memory")
     refused_gone: int = Field(description="had left before they were taken over")
+    refused_banned: int = Field(description="turned away because of a ban")
+    refused_address_limit: int = Field(description="turned away because of max_connections_per_address")
+    refused_address_rate: int = Field(description="turned away because of accepts_per_s_per_address")
+    refused_rate: int = Field(description="turned away because of accepts_per_s")
     accept_errors: int = Field(description="no handle or no memory in the system; tried again")
 
 

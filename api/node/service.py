@@ -40,6 +40,8 @@ def describe_node(context: Context) -> NodeView:
         phase=engine.drain_progress().phase,
         accepting=info.accepting,
         connections=info.connections,
+        bans=context.bans.count(),
+        audit_trouble=context.audit.trouble or None,
         limits=_limits(context.settings),
         totals=_sum(workers),
         per_worker=workers,
@@ -60,6 +62,10 @@ def describe_listeners(context: Context) -> list[ListenerView]:
             refused_limit=stats.refused_limit,
             refused_memory=stats.refused_memory,
             refused_gone=stats.refused_gone,
+            refused_banned=stats.refused_banned,
+            refused_address_limit=stats.refused_address_limit,
+            refused_address_rate=stats.refused_address_rate,
+            refused_rate=stats.refused_rate,
             accept_errors=stats.accept_errors,
         )
         for number, stats in enumerate(context.engine.listener_stats())
@@ -190,6 +196,12 @@ def _limits(settings: Settings) -> LimitsView:
         send_soft_seconds=format_duration(settings.send_soft_seconds),
         send_hard_bytes=settings.send_hard_bytes,
         max_message_bytes=settings.max_message_bytes,
+        max_connections_per_address=settings.max_connections_per_address,
+        accepts_per_s=settings.accepts_per_s,
+        accepts_per_s_per_address=settings.accepts_per_s_per_address,
+        messages_per_s_per_connection=settings.messages_per_s_per_connection,
+        max_bans=settings.max_bans,
         closed_capacity=settings.closed_capacity,
+        event_capacity=settings.event_capacity,
         http_connections=settings.http_connections,
     )

@@ -7,9 +7,7 @@ from iocpd.api.client.models.base import Address, Model, Snapshot
 
 State = Literal["open", "draining", "closing"]
 
-
 By = Literal["client", "operator", "engine"]
-
 
 Reason = Literal[
     "client_closed",
@@ -25,7 +23,6 @@ Reason = Literal[
     "out_of_memory",
     "io_error",
 ]
-
 
 Sort = Literal[
     "connected_at",
@@ -45,7 +42,7 @@ Sort = Literal[
 ]
 """A member of a connection to sort by; with a minus the largest, or the latest, comes first."""
 
-
+# Of a member that was not asked for; see Connection.model_post_init.
 _LEFT_OUT: Any = None
 
 

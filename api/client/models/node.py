@@ -57,7 +57,13 @@ class Limits(Model):
     send_soft_seconds: str
     send_hard_bytes: int
     max_message_bytes: int
+    max_connections_per_address: int
+    accepts_per_s: int
+    accepts_per_s_per_address: int
+    messages_per_s_per_connection: int
+    max_bans: int
     closed_capacity: int
+    event_capacity: int
     http_connections: int
 
 
@@ -101,6 +107,8 @@ class Node(Model):
         phase: "none" while it serves; otherwise how far a drain has come.
         accepting: Every listener is open.
         connections: How many there are now.
+        bans: How many are in force.
+        audit_trouble: Why the audit can't be written at the moment; None: it can.
     """
 
     instance: str
@@ -113,6 +121,8 @@ class Node(Model):
     phase: Phase | str
     accepting: bool
     connections: int
+    bans: int
+    audit_trouble: str | None
     limits: Limits
     totals: Worker
     per_worker: tuple[Worker, ...]
@@ -127,6 +137,10 @@ class Listener(Model):
         refused_limit: Turned away because of max_connections.
         refused_memory: Turned away for want of memory.
         refused_gone: Had left before they were taken over.
+        refused_banned: Turned away because of a ban.
+        refused_address_limit: Turned away because of max_connections_per_address.
+        refused_address_rate: Turned away because of accepts_per_s_per_address.
+        refused_rate: Turned away because of accepts_per_s.
         accept_errors: No handle or no memory in the system; tried again.
     """
 
@@ -140,6 +154,10 @@ class Listener(Model):
     refused_limit: int
     refused_memory: int
     refused_gone: int
+    refused_banned: int
+    refused_address_limit: int
+    refused_address_rate: int
+    refused_rate: int
     accept_errors: int
 
 
