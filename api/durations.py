@@ -2,9 +2,10 @@
 
 import math
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 _SECONDS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
 _PATTERN = r"[0-9]{1,12}(\.[0-9]{1,6})?(ms|s|m|h|d)?"
@@ -31,18 +32,26 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.0f}s"
 
 
-Duration = Annotated[
-    float,
-    BeforeValidator(parse_duration),
-    WithJsonSchema(
-        {
-            "anyOf": [{"type": "string", "pattern": f"^{_PATTERN}$"}, {"type": "number", "minimum": 0}],
+class _TextOrNumber:
+    """Both spellings in a JSON schema. What a duration is bounded by stands with the number: a pattern of text can't say
+    it.
+    """
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        # Where Field bounds what a function validates, pydantic leaves the words of Python in the schema.
+        given = handler(core)
+        lower = {"exclusiveMinimum": given["gt"]} if "gt" in given else {"minimum": given.get("ge", 0)}
+        number = {"type": "number", **lower, "maximum": given.get("le", MAX_SECONDS)}
+        return {
+            "anyOf": [{"type": "string", "pattern": f"^{_PATTERN}$"}, number],
             "description": "such as 90s or 5m, or plain seconds",
             "examples": ["90s", "5m"],
         }
-    ),
-]
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration), _TextOrNumber()]
 """Seconds, read from text such as `90s`."""
 
-CommandTimeout = Annotated[Duration, Field(ge=0, le=300)]
+MAX_TIMEOUT_SECONDS = 300
+CommandTimeout = Annotated[Duration, Field(ge=0, le=MAX_TIMEOUT_SECONDS)]
 """How long a command may take: at most 5 minutes, because its HTTP request stays open for as long."""

@@ -34,6 +34,7 @@ from iocpd.api.metrics.requests import RequestMetrics
 from iocpd.api.node.reload import reload
 from iocpd.api.node.service import describe_reload, drain
 from iocpd.api.settings import HttpAddress, Settings, SettingsError, is_loopback, read_again
+from iocpd.api.supervisor import Supervisor
 from iocpd.api.version import version
 from iocpd.core import Engine, EngineError, EngineStopped, lower_priority
 
@@ -97,6 +98,7 @@ class _Service:
             request_metrics=self._metrics,
         )
         self._context: Context = self._app.state.context
+        self._supervisor = Supervisor()
 
     async def run(self, listener: socket.socket) -> int:
         self._take_signals(asyncio.get_running_loop())
@@ -119,12 +121,15 @@ class _Service:
             gc.collect()
             gc.freeze()
             self._announce()
+            self._supervisor.ready()
         if not await _happens(self._stopping, unless=serving):
             _log.error("the HTTP server has ended by itself")
             self._begin_stop("no API")
+        self._supervisor.stopping()
         status = await self._join()
         server.should_exit = True
         await serving
+        self._supervisor.end()
         await asyncio.to_thread(self._audit.close)
         return status
 
@@ -176,6 +181,15 @@ class _Service:
                 signal.signal(getattr(signal, name), take)
         if sys.platform != "win32":
             signal.signal(signal.SIGHUP, take_hangup)
+
+        def take_event() -> None:
+            if not loop.is_closed():
+                later(self._obey, "IOCPD_STOP_EVENT")
+
+        try:
+            self._supervisor.on_stop(take_event)
+        except RuntimeError as error:
+            raise StartFailure(str(error)) from None
 
     def _obey(self, name: str) -> None:
         self._note("signal", name)

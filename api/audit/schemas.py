@@ -1,13 +1,21 @@
 """Shapes of /v1/audit."""
 
+import re
 from typing import Annotated
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from iocpd.api.audit.entries import AuditEntry
 from iocpd.api.paging import DEFAULT_LIMIT, CursorText, Limit, Snapshot
 
 _Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+def _check_time(value: object) -> object:
+    """Refuses what pydantic would take for seconds since 1970."""
+    if isinstance(value, str) and not re.match(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ]", value):
+        raise ValueError("write a time as 2025-01-31T12:00:00Z")
+    return value
 
 
 class AuditQuery(BaseModel):
@@ -17,7 +25,7 @@ class AuditQuery(BaseModel):
 
     actor: _Name | None = Field(default=None, description="only what this one did", examples=["alice"])
     action: _Name | None = Field(default=None, description="only this operation", examples=["connections-kick"])
-    since: AwareDatetime | None = Field(
+    since: Annotated[AwareDatetime, BeforeValidator(_check_time)] | None = Field(
         default=None, description="only from this time on", examples=["2025-01-31T12:00:00Z"]
     )
     limit: Limit = DEFAULT_LIMIT

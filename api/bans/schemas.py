@@ -20,7 +20,9 @@ class BanBody(BaseModel):
             "examples": [
                 {"address": "192.0.2.7", "ttl": "1h", "reason": "too many connections"},
                 {"address": "2001:db8::/32", "kick": False},
-            ]
+            ],
+            # What _check_farewell asks for.
+            "anyOf": [{"properties": {"kick": {"const": True}}}, {"properties": {"farewell": {"type": "null"}}}],
         },
     )
 

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from iocpd.api.durations import CommandTimeout
-from iocpd.api.jobs.targets import BulkTarget
+from iocpd.api.jobs.targets import ALL_OR_FILTER, BulkTarget
 from iocpd.api.jobs.work import JobState
-from iocpd.api.payloads import Payload
+from iocpd.api.payloads import NOT_EMPTY, Payload
 
 
 class BroadcastBody(BulkTarget):
@@ -21,11 +21,12 @@ class BroadcastBody(BulkTarget):
                 {"all": True, "payload": {"text": "maintenance at 12:00\n"}},
                 {"ip": "192.0.2.0/24", "idle_for": "5m", "payload": {"base64": "AAEC"}},
                 {"all": True, "payload": {"text": "now\n"}, "ttl_ms": 2000, "on_slow": "disconnect"},
-            ]
+            ],
+            "allOf": [ALL_OR_FILTER],
         },
     )
 
-    payload: Payload
+    payload: Payload = Field(json_schema_extra=NOT_EMPTY)
     on_slow: Literal["skip", "disconnect"] = Field(
         default="skip", description="what becomes of a connection whose send queue has no room: left out, or ended"
     )

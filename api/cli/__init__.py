@@ -15,6 +15,9 @@ from collections.abc import Sequence
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command with these arguments, or the process's; the exit status."""
+    from iocpd.api.process_one import take_over
+
+    take_over()
     from iocpd.api.cli.app import run
 
     return run(argv)

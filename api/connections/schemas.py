@@ -49,6 +49,10 @@ Network = Annotated[
 ]
 
 
+_LINE = "[^\\u0000-\\u001f\\u007f-\\u009f]"
+"""What a pattern can say of printable text on one line."""
+
+
 def _check_text(text: str) -> str:
     if len(text.encode("utf-8", "surrogatepass")) > TEXT_BYTES:
         raise ValueError(f"at most {TEXT_BYTES} bytes of UTF-8")
@@ -57,7 +61,12 @@ def _check_text(text: str) -> str:
     return text
 
 
-KickText = Annotated[str, AfterValidator(_check_text), Field(description=f"at most {TEXT_BYTES} bytes, on one line")]
+KickText = Annotated[
+    str,
+    AfterValidator(_check_text),
+    WithJsonSchema({"type": "string", "maxLength": TEXT_BYTES, "pattern": f"^{_LINE}*$"}),
+    Field(description=f"at most {TEXT_BYTES} bytes, on one line"),
+]
 
 LABELS = 16
 """A connection may have so many tags, and be in so many groups."""
@@ -77,7 +86,12 @@ def _check_value(value: str) -> str:
 
 
 TagKey = Annotated[str, StringConstraints(pattern=f"^{_NAME}$")]
-TagValue = Annotated[str, AfterValidator(_check_value), Field(description=f"at most {VALUE_BYTES} bytes, on one line")]
+TagValue = Annotated[
+    str,
+    AfterValidator(_check_value),
+    WithJsonSchema({"type": "string", "maxLength": VALUE_BYTES, "pattern": f"^{_LINE}*$"}),
+    Field(description=f"at most {VALUE_BYTES} bytes, on one line"),
+]
 
 
 def _check_tag(text: str) -> str:
@@ -93,7 +107,7 @@ def _check_tag(text: str) -> str:
 Tag = Annotated[
     str,
     AfterValidator(_check_tag),
-    WithJsonSchema({"type": "string", "pattern": f"^{_NAME}:", "examples": ["tier:gold"]}),
+    WithJsonSchema({"type": "string", "pattern": f"^{_NAME}:{_LINE}{{0,{VALUE_BYTES}}}$", "examples": ["tier:gold"]}),
 ]
 
 
@@ -227,7 +241,10 @@ class LabelBody(BaseModel):
         extra="forbid",
         json_schema_extra={
             "examples": [{"tags": {"tier": "gold", "trial": None}}, {"groups": ["eu", "eu/beta"]}],
-            "anyOf": [{"required": ["tags"]}, {"required": ["groups"]}],
+            "anyOf": [
+                {"required": ["tags"], "properties": {"tags": {"type": "object"}}},
+                {"required": ["groups"], "properties": {"groups": {"type": "array"}}},
+            ],
         },
     )
 

@@ -2,7 +2,8 @@
 
 from typing import Annotated, Self
 
-from pydantic import ConfigDict, Field, StrictBool, StrictInt, model_validator
+from pydantic import ConfigDict, Field, JsonValue, StrictBool, StrictInt, model_validator
+from pydantic.config import JsonDict
 
 from iocpd.api import problems
 from iocpd.api.connections.schemas import ConnectionFilter
@@ -18,6 +19,22 @@ _MAX_LIMIT = 1_000_000
 # More connections than an engine can have.
 _ALL = 1 << 20
 _BARRIER_SECONDS = 10.0
+
+
+# What BulkTarget._check_all asks for.
+_FILTERS: list[JsonValue] = [name for name in ConnectionFilter.model_fields if name != "tag"]
+_NONE: JsonDict = {str(name): {"type": "null"} for name in _FILTERS} | {"tag": {"maxItems": 0}}
+_SOME: JsonDict = {str(name): {"not": {"type": "null"}} for name in _FILTERS} | {"tag": {"minItems": 1}}
+ALL_OR_FILTER: JsonDict = {
+    "oneOf": [
+        {"required": ["all"], "properties": {"all": {"const": True}, **_NONE}},
+        {
+            "properties": {"all": {"const": False}},
+            "anyOf": [{"required": [name], "properties": {name: rule}} for name, rule in _SOME.items()],
+        },
+    ]
+}
+"""For the schema of a body that names a BulkTarget."""
 
 
 class BulkTarget(ConnectionFilter):

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from iocpd.api.connections.schemas import Endpoint, KickText
 from iocpd.api.durations import CommandTimeout, Duration
-from iocpd.api.jobs.targets import BulkTarget
+from iocpd.api.jobs.targets import ALL_OR_FILTER, BulkTarget
 from iocpd.api.jobs.work import JobState
 from iocpd.api.payloads import Payload
 
@@ -26,7 +26,17 @@ class KickOrder(BulkTarget):
                 {"ip": "192.0.2.0/24", "ban_ttl": "1h", "force": True},
                 {"all": True, "rate_per_s": 100},
                 {"all": True, "dry_run": True},
-            ]
+            ],
+            "allOf": [
+                ALL_OR_FILTER,
+                # What _check_force asks for.
+                {
+                    "anyOf": [
+                        {"properties": {"force": {"const": False}}},
+                        {"properties": {"farewell": {"type": "null"}}},
+                    ]
+                },
+            ],
         },
     )
 

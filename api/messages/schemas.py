@@ -1,8 +1,10 @@
 """Shapes of what is sent, and of the report on it."""
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from iocpd.api.durations import CommandTimeout
+from iocpd.api.durations import MAX_TIMEOUT_SECONDS, Duration
 from iocpd.core import Report
 
 
@@ -12,10 +14,9 @@ class SendQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     # A worker says within microseconds whether it queues a message; an answer before that could only guess.
-    timeout: CommandTimeout = Field(
+    timeout: Annotated[Duration, Field(ge=0.1, le=MAX_TIMEOUT_SECONDS)] = Field(
         default="5s",
         validate_default=True,
-        ge=0.1,
         description="how long to wait for the report to be final, at least 100ms",
     )
 

@@ -76,22 +76,22 @@ def test_ls_takes_the_filters_and_orders_of_the_api(server: Server, person: Pers
     peers = server.connect(4)
     for number, peer in enumerate(peers):
         assert peer.echoes(b"x" * (number + 1))
-    assert person.run("ls", "--sort", "-bytes_in", "--limit", "2", "--fields", "bytes_in").lines == ["4", "3"]
-    assert person.run("ls", "--ip", "192.0.2.0/24", "--listener", "0").out == ""
+    assert person.call("ls", "--sort", "-bytes_in", "--limit", "2", "--fields", "bytes_in").lines == ["4", "3"]
+    assert person.call("ls", "--ip", "192.0.2.0/24", "--listener", "0").out == ""
     id = server.id_of(peers[0])
-    assert person.run("tag", id, "region=eu", "--group", "lobby").status == 0
+    assert person.call("tag", id, "region=eu", "--group", "lobby").status == 0
     for options in (("--tag", "region:eu"), ("--group", "lobby"), ("--tag", "region:eu", "--group", "lobby")):
-        assert person.run("ls", *options, "--fields", "id").lines == [id]
-    assert person.run("ls", "--listener", "1", "--count").out == "0\n"
+        assert person.call("ls", *options, "--fields", "id").lines == [id]
+    assert person.call("ls", "--listener", "1", "--count").out == "0\n"
 
 
 def test_a_member_that_there_is_not_is_named_with_those_that_there_are(person: Person) -> None:
     for verb in ("ls", "closed", "bans", "audit", "events"):
-        done = person.run(verb, "--fields", "id,nonsense")
+        done = person.call(verb, "--fields", "id,nonsense")
         assert done.status == 2
         assert "'nonsense'" in done.err
         assert "there are" in done.err
-    assert "peer.ip, peer.port" in person.run("ls", "--fields", "peer.host").err
+    assert "peer.ip, peer.port" in person.call("ls", "--fields", "peer.host").err
 
 
 def test_show_tells_of_one_connection_and_how_it_ended(server: Server, person: Person) -> None:
@@ -116,14 +116,14 @@ def test_tags_are_set_and_removed(server: Server, person: Person) -> None:
         row = server.get(f"/v1/connections/{id}")
         return row["tags"], row["groups"]
 
-    person.run("tag", id, "a=1", "b=x=y", "--group", "g", "--group", "h")
+    person.call("tag", id, "a=1", "b=x=y", "--group", "g", "--group", "h")
     assert labels() == ({"a": "1", "b": "x=y"}, ["g", "h"])
-    person.run("tag", id, "a-", "b=")
+    person.call("tag", id, "a-", "b=")
     assert labels() == ({"b": ""}, ["g", "h"])
-    person.run("tag", id, "--no-groups")
+    person.call("tag", id, "--no-groups")
     assert labels() == ({"b": ""}, [])
     for arguments in ((), ("nonsense",), ("a=1", "--no-groups", "--group", "g")):
-        assert person.run("tag", id, *arguments).status == 2
+        assert person.call("tag", id, *arguments).status == 2
 
 
 @on_a_terminal
@@ -223,16 +223,16 @@ def test_without_a_terminal_nobody_is_hit_unless_yes_was_said(server: Server, pe
 def test_a_dry_run_shows_who_would_be_hit_and_does_nothing(server: Server, person: Person) -> None:
     peers = server.connect(3)
     spared = server.id_of(peers[0])
-    done = person.run("kick", "--all", "--exclude", spared, "--dry-run", "--json")
+    done = person.call("kick", "--all", "--exclude", spared, "--dry-run", "--json")
     assert done.status == 0
     assert {json.loads(line)["outcome"] for line in done.lines} == {"would_kick"}
     assert spared not in done.out
     assert len(done.lines) == 2
-    assert person.run("broadcast", "--all", "x", "--dry-run").status == 0
-    assert person.run("kick", spared, "--dry-run").out == f"{spared} would be kicked\n"
-    assert "would ban 127.0.0.1; it has 3 connections" in person.run("ban", "127.0.0.1", "--dry-run").out
-    assert person.run("drain", "--dry-run").out == "would drain 3 connections\n"
-    assert "would shut down iocpd" in person.run("shutdown", "--dry-run").out
+    assert person.call("broadcast", "--all", "x", "--dry-run").status == 0
+    assert person.call("kick", spared, "--dry-run").out == f"{spared} would be kicked\n"
+    assert "would ban 127.0.0.1; it has 3 connections" in person.call("ban", "127.0.0.1", "--dry-run").out
+    assert person.call("drain", "--dry-run").out == "would drain 3 connections\n"
+    assert "would shut down iocpd" in person.call("shutdown", "--dry-run").out
     assert all(peer.echoes(b"still here") for peer in peers)
 
 
@@ -305,20 +305,20 @@ def test_a_broadcast_reports_what_became_of_it(serve: Serve, tmp_path: Path) -> 
 
 
 def test_an_address_is_banned_listed_and_let_in_again(server: Server, person: Person) -> None:
-    done = person.run("ban", "192.0.2.0/24", "--ttl", "1h", "--reason", "too many", "--yes")
+    done = person.call("ban", "192.0.2.0/24", "--ttl", "1h", "--reason", "too many", "--yes")
     assert done.status == 0
     id = done.out.strip()
-    (row,) = map(json.loads, person.run("bans", "--json").lines)
+    (row,) = map(json.loads, person.call("bans", "--json").lines)
     assert (row["id"], row["address"], row["reason"]) == (id, "192.0.2.0/24", "too many")
-    assert person.run("bans", "--address", "192.0.2.7", "--fields", "id").lines == [id]
-    assert person.run("bans", "--address", "198.51.100.7").out == ""
-    assert person.run("ban", "192.0.2.0/24", "--yes").status == 5
-    done = person.run("unban", "192.0.2.7")
+    assert person.call("bans", "--address", "192.0.2.7", "--fields", "id").lines == [id]
+    assert person.call("bans", "--address", "198.51.100.7").out == ""
+    assert person.call("ban", "192.0.2.0/24", "--yes").status == 5
+    done = person.call("unban", "192.0.2.7")
     assert done.status == 3
     assert "192.0.2.0/24" in done.err
-    assert person.run("unban", "192.0.2.0/24").status == 0
-    assert person.run("unban", id).status == 3
-    assert person.run("ban", "nonsense", "--yes").status == 2
+    assert person.call("unban", "192.0.2.0/24").status == 0
+    assert person.call("unban", id).status == 3
+    assert person.call("ban", "nonsense", "--yes").status == 2
 
 
 # --- events -----------------------------------------------------------------------------------------------------------
@@ -425,12 +425,12 @@ def test_reload_tells_what_has_changed(tmp_path: Path, serve: Serve) -> None:
 def test_each_way_to_fail_has_its_own_exit_status(server: Server, person: Person, stranger: Person) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         statuses = {
-            "done": person.run("ls"),
-            "usage": person.run("ls", "--nonsense"),
-            "invalid": person.run("ls", "--ip", "nonsense"),
-            "not found": person.run("show", "nobody"),
-            "unreachable": person.run("ls", "--url", "http://127.0.0.1:1"),
-            "timed out": person.run("ls", "--url", f"http://127.0.0.1:{silent.getsockname()[1]}", "--patience", "0.3"),
+            "done": person.call("ls"),
+            "usage": person.call("ls", "--nonsense"),
+            "invalid": person.call("ls", "--ip", "nonsense"),
+            "not found": person.call("show", "nobody"),
+            "unreachable": person.call("ls", "--url", "http://127.0.0.1:1"),
+            "timed out": person.call("ls", "--url", f"http://127.0.0.1:{silent.getsockname()[1]}", "--patience", "0.3"),
         }
     expected = {"done": 0, "usage": 2, "invalid": 2, "not found": 3, "unreachable": 6, "timed out": 7}
     assert {name: done.status for name, done in statuses.items()} == expected, statuses
@@ -462,9 +462,8 @@ def test_every_verb_has_examples(stranger: Person) -> None:
     verbs += ["drain", "shutdown", "reload", "node", "keys", "audit", "top", "doctor", "completion", "context", "job"]
     assert all(re.search(rf"^  {verb} ", listed, re.MULTILINE) for verb in verbs), listed
     calls = [(verb, each) for verb in verbs for each in groups.get(verb, ("",))]
-    with ThreadPoolExecutor(2) as pool:
-        helps = list(pool.map(lambda call: stranger.run(*filter(None, call), "--help"), calls))
-    for call, done in zip(calls, helps, strict=True):
+    for call in calls:
+        done = stranger.call(*filter(None, call), "--help")
         assert done.status == 0, call
         assert "\nexamples:\n  " in done.out, call
         assert max(map(len, done.lines)) <= 100, call
@@ -484,23 +483,23 @@ def guarded(serve: Serve, tmp_path: Path) -> tuple[Server, str, str]:
 def test_keys_of_the_file_are_made_listed_and_revoked(stranger: Person, tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     file = ("--keys", str(path))
-    made = stranger.run("keys", "add", "alice", "--role", "operator", *file)
+    made = stranger.call("keys", "add", "alice", "--role", "operator", *file)
     assert made.status == 0
     assert re.fullmatch(r"iocpd_\S{40,}\n", made.out)
     assert made.out.strip() not in path.read_text() + made.err
-    stranger.run("keys", "add", "bob", "--scope", "metrics:read", "--expires-in", "1d", *file)
-    assert [line.split("\t")[:2] for line in stranger.run("keys", "list", *file).lines] == [
+    stranger.call("keys", "add", "bob", "--scope", "metrics:read", "--expires-in", "1d", *file)
+    assert [line.split("\t")[:2] for line in stranger.call("keys", "list", *file).lines] == [
         ["alice", "operator"],
         ["bob", ""],
     ]
-    bob = json.loads(stranger.run("keys", "list", "--json", *file).lines[1])
+    bob = json.loads(stranger.call("keys", "list", "--json", *file).lines[1])
     assert (bob["scopes"], bool(bob["expires_at"])) == (["metrics:read"], True)
-    assert stranger.run("keys", "add", "alice", "--role", "admin", *file).status == 1
+    assert stranger.call("keys", "add", "alice", "--role", "admin", *file).status == 1
     for arguments in (("x",), ("x", "--role", "king"), ("x", "--role", "admin", "--scope", "metrics:read")):
-        assert stranger.run("keys", "add", *arguments, *file).status == 2
-    assert stranger.run("keys", "revoke", "alice", *file).status == 2
-    assert stranger.run("keys", "revoke", "alice", "--yes", *file).status == 0
-    assert stranger.run("keys", "revoke", "alice", "--yes", *file).status == 1
+        assert stranger.call("keys", "add", *arguments, *file).status == 2
+    assert stranger.call("keys", "revoke", "alice", *file).status == 2
+    assert stranger.call("keys", "revoke", "alice", "--yes", *file).status == 0
+    assert stranger.call("keys", "revoke", "alice", "--yes", *file).status == 1
     if os.name != "nt":
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -509,29 +508,29 @@ def test_keys_of_a_service_are_made_listed_and_revoked(guarded: tuple[Server, st
     server, admin, viewer = guarded
     stranger.variables |= {"IOCPD_KEY": admin}
     there = ("--url", server.url)
-    made = stranger.run("keys", "add", "carol", "--role", "viewer", *there)
+    made = stranger.call("keys", "add", "carol", "--role", "viewer", *there)
     assert made.status == 0
     key = made.out.strip()
-    assert stranger.run("ls", *there, variables={"IOCPD_KEY": key}).status == 0
-    assert {line.split("\t")[0] for line in stranger.run(*there, "keys", "list").lines} == {"admin", "viewer", "carol"}
-    assert stranger.run("keys", "revoke", "carol", "--yes", *there).status == 0
-    assert stranger.run("ls", *there, variables={"IOCPD_KEY": key}).status == 5
-    assert stranger.run("keys", "revoke", "carol", "--yes", *there).status == 3
-    assert stranger.run("keys", "list", *there, variables={"IOCPD_KEY": viewer}).status == 5
-    assert stranger.run("keys", "list", "--keys", "x.json", *there).status == 2
+    assert stranger.call("ls", *there, variables={"IOCPD_KEY": key}).status == 0
+    assert {line.split("\t")[0] for line in stranger.call(*there, "keys", "list").lines} == {"admin", "viewer", "carol"}
+    assert stranger.call("keys", "revoke", "carol", "--yes", *there).status == 0
+    assert stranger.call("ls", *there, variables={"IOCPD_KEY": key}).status == 5
+    assert stranger.call("keys", "revoke", "carol", "--yes", *there).status == 3
+    assert stranger.call("keys", "list", *there, variables={"IOCPD_KEY": viewer}).status == 5
+    assert stranger.call("keys", "list", "--keys", "x.json", *there).status == 2
 
 
 def test_the_audit_tells_who_did_what(guarded: tuple[Server, str, str], stranger: Person) -> None:
     server, admin, viewer = guarded
     stranger.variables |= {"IOCPD_KEY": admin, "IOCPD_URL": server.url}
-    stranger.run("ban", "192.0.2.1", "--yes")
-    stranger.run("drain", "--yes", "--detach", variables={"IOCPD_KEY": viewer})
-    (row,) = map(json.loads, stranger.run("audit", "--actor", "admin", "--action", "bans-create", "--json").lines)
+    stranger.call("ban", "192.0.2.1", "--yes")
+    stranger.call("drain", "--yes", "--detach", variables={"IOCPD_KEY": viewer})
+    (row,) = map(json.loads, stranger.call("audit", "--actor", "admin", "--action", "bans-create", "--json").lines)
     assert (row["target"].removesuffix("/32"), row["outcome"], row["status"]) == ("192.0.2.1", "done", 201)
-    done = stranger.run("audit", "--actor", "viewer", "--since", "1h", "--fields", "action,outcome")
+    done = stranger.call("audit", "--actor", "viewer", "--since", "1h", "--fields", "action,outcome")
     assert done.lines == ["node-begin_drain\tscope_missing"]
-    assert admin not in stranger.run("audit", "--json").out
-    assert stranger.run("audit", "--since", "soon").status == 2
+    assert admin not in stranger.call("audit", "--json").out
+    assert stranger.call("audit", "--since", "soon").status == 2
 
 
 def test_a_context_has_the_address_and_tells_where_the_key_is(
@@ -540,30 +539,30 @@ def test_a_context_has_the_address_and_tells_where_the_key_is(
     server, admin, _ = guarded
     file = tmp_path / "admin.key"
     file.write_text(admin + "\n")
-    assert stranger.run("context", "add", "prod", "--url", server.url, "--key-file", str(file)).status == 0
-    assert stranger.run("context", "add", "env", "--url", server.url, "--key-env", "MY_KEY").status == 0
-    assert stranger.run("context", "add", "none", "--url", server.url).status == 0
-    assert stranger.run("ls").status == 0  # the first is in use
-    assert stranger.run("ls", "--context", "env", variables={"MY_KEY": admin}).status == 0
-    assert stranger.run("--context", "env", "ls", variables={"MY_KEY": admin}).status == 0
-    done = stranger.run("ls", "--context", "env")
+    assert stranger.call("context", "add", "prod", "--url", server.url, "--key-file", str(file)).status == 0
+    assert stranger.call("context", "add", "env", "--url", server.url, "--key-env", "MY_KEY").status == 0
+    assert stranger.call("context", "add", "none", "--url", server.url).status == 0
+    assert stranger.call("ls").status == 0  # the first is in use
+    assert stranger.call("ls", "--context", "env", variables={"MY_KEY": admin}).status == 0
+    assert stranger.call("--context", "env", "ls", variables={"MY_KEY": admin}).status == 0
+    done = stranger.call("ls", "--context", "env")
     assert done.status == 2
     assert "MY_KEY" in done.err
     # A key of the environment is not sent to where it may not belong.
-    assert stranger.run("ls", "--context", "none", variables={"IOCPD_KEY": admin}).status == 5
-    assert stranger.run("ls", "--context", "none", "--key-file", str(file)).status == 0
-    stranger.run("context", "use", "none")
-    assert stranger.run("ls").status == 5
-    assert stranger.run("ls", variables={"IOCPD_CONTEXT": "prod"}).status == 0
-    assert [line.split("\t") for line in stranger.run("context", "list").lines] == [
+    assert stranger.call("ls", "--context", "none", variables={"IOCPD_KEY": admin}).status == 5
+    assert stranger.call("ls", "--context", "none", "--key-file", str(file)).status == 0
+    stranger.call("context", "use", "none")
+    assert stranger.call("ls").status == 5
+    assert stranger.call("ls", variables={"IOCPD_CONTEXT": "prod"}).status == 0
+    assert [line.split("\t") for line in stranger.call("context", "list").lines] == [
         ["prod", server.url, str(file), ""],
         ["env", server.url, "$MY_KEY", ""],
         ["none", server.url, "none", "in use"],
     ]
-    assert stranger.run("context", "remove", "none").status == 0
-    assert stranger.run("context", "use", "none").status == 2
-    assert "prod, env" in stranger.run("ls", "--context", "nonsense").err
-    assert stranger.run("ls", "--context", "prod", "--url", server.url).status == 2
+    assert stranger.call("context", "remove", "none").status == 0
+    assert stranger.call("context", "use", "none").status == 2
+    assert "prod, env" in stranger.call("ls", "--context", "nonsense").err
+    assert stranger.call("ls", "--context", "prod", "--url", server.url).status == 2
     path = stranger.home / "config" / "iocpd" / "contexts.json"
     assert admin not in path.read_text()
     if os.name != "nt":
@@ -597,7 +596,7 @@ def test_a_key_that_is_typed_is_not_shown_and_kept_in_a_file_of_its_own(
 
 def test_there_is_no_option_that_takes_a_key_itself(stranger: Person) -> None:
     for verb in ("ls", "kick", "context add", "keys add"):
-        words = set(re.findall(r"--[a-z-]+", stranger.run(*verb.split(), "--help").out))
+        words = set(re.findall(r"--[a-z-]+", stranger.call(*verb.split(), "--help").out))
         assert words.isdisjoint({"--key", "--token", "--password", "--api-key"})
 
 
@@ -606,7 +605,7 @@ def test_broken_contexts_are_told_with_their_file(stranger: Person) -> None:
     path.parent.mkdir(parents=True)
     for content in ("{", "[]", '{"contexts": {"a": {"nonsense": 1}}}', '{"contexts": {}, "current": "a"}'):
         path.write_text(content)
-        done = stranger.run("ls")
+        done = stranger.call("ls")
         assert done.status == 1
         assert str(path) in done.err
         assert len(done.err.splitlines()) == 1
@@ -618,7 +617,7 @@ def test_broken_contexts_are_told_with_their_file(stranger: Person) -> None:
 def test_top_prints_one_snapshot_with_rates(server: Server, person: Person, tmp_path: Path) -> None:
     peers = server.connect(3)
     with _chatter(peers[1]):
-        done = person.run("top", "-o", "-", "--interval", "0.5")
+        done = person.call("top", "-o", "-", "--interval", "0.5")
     assert done.status == 0
     assert "\x1b" not in done.out
     lines = done.lines
@@ -626,14 +625,14 @@ def test_top_prints_one_snapshot_with_rates(server: Server, person: Person, tmp_
     assert "IN/s▼" in lines[header]
     assert len(lines) == header + 1 + 3
     assert lines[header + 1].startswith(server.id_of(peers[1]))  # the busiest first
-    done = person.run("top", "-o", "-", "--json", "--interval", "0.2", "--sort", "age")
+    done = person.call("top", "-o", "-", "--json", "--interval", "0.2", "--sort", "age")
     assert len(done.lines) == 3
     assert json.loads(done.lines[0])["rates"].keys() == {"bytes_in", "bytes_out", "messages_in", "messages_out"}
     file = tmp_path / "top.txt"
-    assert person.run("top", "-o", str(file), "--interval", "0.2").out == ""
+    assert person.call("top", "-o", str(file), "--interval", "0.2").out == ""
     assert file.read_text(encoding="utf-8").startswith("iocpd ")
-    assert person.run("top").status == 2
-    assert person.run("top", "--sort", "nonsense", "-o", "-").status == 2
+    assert person.call("top").status == 2
+    assert person.call("top", "--sort", "nonsense", "-o", "-").status == 2
 
 
 class _chatter:  # noqa: N801
@@ -773,10 +772,10 @@ def test_doctor_warns_of_a_key_file_that_others_may_read(stranger: Person, tmp_p
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
 def test_completion_prints_a_script_for_each_shell(stranger: Person, shell: str) -> None:
-    done = stranger.run("completion", shell)
+    done = stranger.call("completion", shell)
     assert done.status == 0
     assert "_IOCPD_COMPLETE" in done.out
-    assert stranger.run("completion", "csh").status == 2
+    assert stranger.call("completion", "csh").status == 2
 
 
 def test_a_shell_completes_verbs_and_options(stranger: Person) -> None:
