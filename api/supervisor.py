@@ -31,7 +31,8 @@ class Supervisor:
         _notify("READY=1")
         if (seconds := _watchdog_seconds()) is not None:
             self._watchdog = asyncio.get_running_loop().create_task(_feed(seconds))
-        if sys.platform == "win32" and (name := os.environ.get("IOCPD_READY_EVENT")):
+        name = os.environ.get("IOCPD_READY_EVENT", "")
+        if os.name == "nt" and name:
             kernel32 = _kernel32()
             event = kernel32.OpenEventW(_EVENT_MODIFY_STATE, False, name)
             if event:
@@ -50,7 +51,8 @@ class Supervisor:
     def on_stop(self, stop: Callable[[], object]) -> None:
         """Has `stop` called, in a thread of its own, when the launcher wants the service to end. RuntimeError if the
         event that it has named can't be waited for."""
-        if sys.platform != "win32" or not (name := os.environ.get("IOCPD_STOP_EVENT")):
+        name = os.environ.get("IOCPD_STOP_EVENT", "")
+        if os.name != "nt" or not name:
             return
         kernel32 = _kernel32()
         event = kernel32.OpenEventW(_SYNCHRONIZE, False, name)

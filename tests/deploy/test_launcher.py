@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.conftest import DEPLOY, PROGRAMS, Running, Tool, Windows, run
+from tests.deploy.conftest import DEPLOY, Running, Tool, Windows, run
 
 EVENTS = {"CTRL_C": 0, "CTRL_BREAK": 1, "CTRL_CLOSE": 2, "CTRL_LOGOFF": 5, "CTRL_SHUTDOWN": 6}
 KILLED, NO_START, NOT_FOUND = 125, 126, 127
@@ -179,7 +179,8 @@ def test_the_real_service_drains(windows: Windows, event: str) -> None:
         pytest.skip("the engine is not built for Windows: `python -m tests.windows build`")
     words = [
         windows.python,
-        windows.path(PROGRAMS / "serve.py"),
+        "-m",
+        "iocpd.api",
         "serve",
         "--tcp",
         "127.0.0.1:0",

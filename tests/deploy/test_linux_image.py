@@ -250,7 +250,6 @@ def test_as_process_1_it_drains_on_sigterm(start: Any) -> None:
     assert any("1 connections drained, 0 cut off" in line for line in container.lines)
 
 
-@pytest.mark.xfail(reason="the service does not yet ignore SIGCHLD where it is process 1")
 def test_as_process_1_it_leaves_no_zombies(start: Any) -> None:
     """What a command in the container leaves behind becomes its child."""
     container = start(*SERVE)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.conftest import PROGRAMS, TOP, Tool, Windows, run
+from tests.deploy.conftest import TOP, Tool, Windows, run
 
 WHEEL_TAG = "cp311-abi3-win_amd64"
 
@@ -152,7 +152,7 @@ def test_pip_installs_the_windows_wheel_under_wine_and_it_runs(
 
     served = windows.start(
         str(windows.folder / "raise.exe"), windows.path(launcher), "--grace=60", windows.python,
-        windows.path(PROGRAMS / "serve.py"), "serve", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", **here,
+        "-m", "iocpd.api", "serve", "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", **here,
     )  # fmt: skip
     served.saw("ready")
     assert "iocp" in served.saw("backend")
