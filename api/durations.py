@@ -8,7 +8,8 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 _SECONDS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
-_PATTERN = r"[0-9]{1,12}(\.[0-9]{1,6})?(ms|s|m|h|d)?"
+# Plain seconds also as programs write numbers: 0.30000000000000004, 1e-05.
+_PATTERN = r"[0-9]{1,12}(\.[0-9]{1,18})?(ms|s|m|h|d|e[+-]?[0-9]{1,3})?"
 
 MAX_SECONDS = 10 * 365 * 86400
 
@@ -17,7 +18,7 @@ def parse_duration(value: object) -> float:
     """Seconds from a text such as `90s` or from a number of seconds; ValueError tells the rule."""
     if isinstance(value, str) and (match := re.fullmatch(_PATTERN, text := value.strip())):
         unit = match[2] or ""
-        seconds = float(text.removesuffix(unit)) * _SECONDS[unit]
+        seconds = float(text.removesuffix(unit)) * _SECONDS[unit] if unit in _SECONDS else float(text)
     elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
         seconds = float(value)
     else:

@@ -11,6 +11,7 @@ from iocpd.api.actions import action
 from iocpd.api.auth import needs
 from iocpd.api.context import ContextDep
 from iocpd.api.keys import Caller
+from iocpd.api.responses import linked
 
 _COMMON: dict[int | str, dict[str, Any]] = problems.responses(
     *problems.AUTHORISED, *problems.EVERYWHERE, problems.KEYS_UNAVAILABLE
@@ -31,7 +32,10 @@ async def list_keys(context: ContextDep) -> KeyList:
     "",
     name="create",
     status_code=201,
-    responses=problems.responses(problems.KEY_EXISTS, problems.VALIDATION_FAILED, *problems.WITH_BODY),
+    responses={
+        **linked(201, {"name": "$response.body#/name"}, revoke="keys-revoke"),
+        **problems.responses(problems.KEY_EXISTS, problems.VALIDATION_FAILED, *problems.WITH_BODY),
+    },
 )
 async def create_key(
     request: Request, context: ContextDep, caller: Annotated[Caller, needs("keys:write")], body: KeyBody

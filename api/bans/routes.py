@@ -14,7 +14,7 @@ from iocpd.api.context import Context, ContextDep
 from iocpd.api.keys import Caller
 from iocpd.api.paging import link_next
 from iocpd.api.payloads import checked
-from iocpd.api.responses import json_response
+from iocpd.api.responses import json_response, linked, location
 
 router = APIRouter(
     prefix="/v1/bans",
@@ -53,7 +53,7 @@ async def list_bans(request: Request, context: ContextDep, query: Annotated[BanQ
     status_code=201,
     response_model=BanView,
     responses={
-        201: {"headers": {"Location": {"description": "where the ban is", "schema": {"type": "string"}}}},
+        201: linked(201, {"id": "$response.body#/id"}, get="bans-get", lift="bans-lift")[201] | location("the ban"),
         **problems.responses(
             problems.BAN_EXISTS,
             problems.BANS_FULL,

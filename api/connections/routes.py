@@ -22,7 +22,7 @@ from iocpd.api.context import ContextDep
 from iocpd.api.keys import Caller
 from iocpd.api.paging import DEFAULT_LIMIT, CursorParam, LimitParam, link_next
 from iocpd.api.payloads import checked
-from iocpd.api.responses import json_response
+from iocpd.api.responses import json_response, linked
 
 router = APIRouter(
     prefix="/v1/connections",
@@ -51,7 +51,17 @@ ConnectionId = Annotated[str, Path(max_length=100, description="`id` of a connec
     "",
     name="list",
     response_model=ConnectionPage,
-    responses=problems.responses(*_CURSOR_PROBLEMS),
+    responses={
+        **linked(
+            200,
+            {"id": "$response.body#/items/0/id"},
+            get="connections-get",
+            label="connections-label",
+            kick="connections-kick",
+            send="messages-send",
+        ),
+        **problems.responses(*_CURSOR_PROBLEMS),
+    },
     dependencies=[needs("connections:read")],
 )
 async def list_connections(request: Request, context: ContextDep, query: Annotated[ListQuery, Query()]) -> Response:

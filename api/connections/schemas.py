@@ -28,7 +28,8 @@ TEXT_BYTES = 199
 
 def _parse_network(value: object) -> object:
     if not isinstance(value, str):
-        return value
+        # false would be 0.0.0.0 otherwise.
+        raise ValueError("write an address or a CIDR block as text, such as 192.0.2.0/24")
     try:
         return ipaddress.ip_network(value)
     except ValueError:
@@ -111,7 +112,10 @@ Tag = Annotated[
 ]
 
 
-Least = Annotated[int, Field(ge=0, lt=1 << 63)] | None
+MOST_BYTES = (1 << 53) - 1
+"""Larger numbers are not the same in every reader of JSON, and 9 PB are more than any counter here reaches."""
+
+Least = Annotated[int, Field(ge=0, le=MOST_BYTES)] | None
 
 
 class ConnectionFilter(BaseModel):

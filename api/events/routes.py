@@ -10,6 +10,7 @@ from iocpd.api import problems
 from iocpd.api.auth import needs
 from iocpd.api.context import ContextDep
 from iocpd.api.events.schemas import EventsQuery
+from iocpd.api.identity import NAME_PATTERN
 from iocpd.api.problems import Problem
 from iocpd.core import EventPosition
 
@@ -56,7 +57,11 @@ async def _beginning(
     last_event_id: Annotated[
         str | None,
         Header(
-            alias="Last-Event-ID", max_length=200, description="the `id` of the last event that came: go on after it"
+            alias="Last-Event-ID",
+            max_length=200,
+            description="the `id` of the last event that came: go on after it",
+            examples=["k3f9qz.12.7"],
+            json_schema_extra={"pattern": rf"^({NAME_PATTERN}(\.[0-9]{{1,18}})+)?$"},
         ),
     ] = None,
 ) -> AsyncIterator[tuple[EventPosition, bool]]:

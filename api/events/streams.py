@@ -68,10 +68,10 @@ class EventStreams:
         instance, dot, position = last_event_id.partition(".")
         if not dot or not Instance.is_name(instance):
             raise _malformed(last_event_id)
-        if instance != self._instance.name:
-            return self._engine.event_position(), True
         try:
             after = EventPosition.parse(position)
+            if instance != self._instance.name:
+                return self._engine.event_position(), True
             self._engine.events(after, limit=1)  # it knows its own positions
         except ConfigurationError:
             raise _malformed(last_event_id) from None

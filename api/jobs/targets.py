@@ -2,14 +2,14 @@
 
 from typing import Annotated, Self
 
-from pydantic import ConfigDict, Field, JsonValue, StrictBool, StrictInt, model_validator
+from pydantic import ConfigDict, Field, JsonValue, StrictBool, StrictInt, WithJsonSchema, model_validator
 from pydantic.config import JsonDict
 
 from iocpd.api import problems
-from iocpd.api.connections.schemas import ConnectionFilter
+from iocpd.api.connections.schemas import MOST_BYTES, ConnectionFilter
 from iocpd.api.context import Context
 from iocpd.api.futures import finished
-from iocpd.api.identity import ForeignId
+from iocpd.api.identity import ID_PATTERN, ForeignId
 from iocpd.api.problems import Problem
 
 AT_ONCE = 1000
@@ -20,6 +20,9 @@ _MAX_LIMIT = 1_000_000
 _ALL = 1 << 20
 _BARRIER_SECONDS = 10.0
 
+
+_Excluded = Annotated[str, Field(max_length=100), WithJsonSchema({"type": "string", "pattern": f"^{ID_PATTERN}$"})]
+_Least = Annotated[StrictInt, Field(ge=0, le=MOST_BYTES)] | None
 
 # What BulkTarget._check_all asks for.
 _FILTERS: list[JsonValue] = [name for name in ConnectionFilter.model_fields if name != "tag"]
@@ -42,10 +45,17 @@ class BulkTarget(ConnectionFilter):
 
     model_config = ConfigDict(extra="forbid")
 
+    # In a body a number is a number: neither "5" nor true.
+    listener: Annotated[StrictInt, Field(ge=0, le=65535)] | None = Field(
+        default=None, description="`id` in GET /v1/listeners"
+    )
+    min_pending_bytes: _Least = Field(default=None, description="at least so much is queued to be sent")
+    min_bytes_in: _Least = None
+    min_bytes_out: _Least = None
     all: StrictBool = Field(
         default=False, description="needed when no filter is given, so that nobody is hit by accident"
     )
-    exclude: list[Annotated[str, Field(max_length=100)]] = Field(
+    exclude: list[_Excluded] = Field(
         default=[], max_length=MAX_EXCLUDED, description="ids of connections that are left alone"
     )
     limit: Annotated[StrictInt, Field(ge=1, le=_MAX_LIMIT)] | None = Field(

@@ -13,6 +13,7 @@ from iocpd.api.node import service
 from iocpd.api.node.reload import reload
 from iocpd.api.node.schemas import DrainBody, DrainOptions, DrainView, ListenerList, NodeView, ReloadView
 from iocpd.api.problems import Problem
+from iocpd.api.responses import linked
 from iocpd.api.settings import SettingsError
 
 _COMMON: dict[int | str, dict[str, Any]] = problems.responses(
@@ -42,7 +43,12 @@ async def get_drain(context: ContextDep) -> DrainView:
     return service.describe_drain(context)
 
 
-@router.put("/drain", name="begin_drain", status_code=202, responses=problems.responses(*_DRAIN_PROBLEMS))
+@router.put(
+    "/drain",
+    name="begin_drain",
+    status_code=202,
+    responses={**linked(202, watch="node-get_drain", cancel="node-cancel_drain"), **problems.responses(*_DRAIN_PROBLEMS)},
+)
 async def begin_drain(
     request: Request,
     context: ContextDep,
@@ -75,7 +81,12 @@ async def cancel_drain(
     return Response(status_code=204)
 
 
-@router.post("/shutdown", name="shutdown", status_code=202, responses=problems.responses(*_DRAIN_PROBLEMS))
+@router.post(
+    "/shutdown",
+    name="shutdown",
+    status_code=202,
+    responses={**linked(202, watch="node-get_drain"), **problems.responses(*_DRAIN_PROBLEMS)},
+)
 async def shut_down(
     request: Request,
     context: ContextDep,
