@@ -69,6 +69,12 @@ _DESCRIPTION = """Steers a running iocpd: who is connected, ending, sending, dra
 Errors are RFC 9457 problem details with a `code`. Times are RFC 3339 in UTC, durations are `90s` or `5m`, sizes are in
 bytes. Each operation names the scope that a key needs for it."""
 
+_REQUEST_ID = {
+    "description": "the request's own, if it brought one, or one that was drawn; the same as in log, audit and problem",
+    "required": True,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 80},
+}
+
 
 def create_app(
     engine: Engine,
@@ -165,5 +171,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             models.update(own.pop("$defs", {}))
             models[model.__name__] = own
         declare_idempotency(schema)
+        for operations in schema["paths"].values():
+            for operation in operations.values():
+                for answer in operation["responses"].values():
+                    answer.setdefault("headers", {})["X-Request-ID"] = _REQUEST_ID
         app.openapi_schema = schema
     return app.openapi_schema

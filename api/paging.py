@@ -12,7 +12,7 @@ import hmac
 import secrets
 import struct
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import Query
@@ -82,6 +82,17 @@ class Cursors:
 
     def _seal(self, listing: str, packed: bytes) -> bytes:
         return hashlib.blake2b(packed + listing.encode(), key=self._key, digest_size=_SEAL_BYTES).digest()
+
+
+NEXT_PAGE: dict[str, Any] = {
+    "headers": {
+        "Link": {
+            "description": 'the next page, as `<...>; rel="next"`; not on the last one',
+            "schema": {"type": "string", "pattern": '^<[^>]+>; rel="next"$'},
+        }
+    }
+}
+"""FastAPI's `responses=` for a 200 with the header of link_next."""
 
 
 def link_next(path: str, query: list[tuple[str, str]], cursor: str | None) -> dict[str, str]:

@@ -278,8 +278,16 @@ _BY_STATUS = {
     415: UNSUPPORTED_MEDIA_TYPE,
 }
 
-# Every route may answer with these.
-EVERYWHERE = (INTERNAL_ERROR,)
+# Every route may answer with these, the last ones before it is known which it would have been.
+EVERYWHERE = (
+    INTERNAL_ERROR,
+    ENGINE_STOPPED,
+    BAD_REQUEST,
+    REQUEST_TIMEOUT,
+    BODY_TOO_LARGE,
+    HEADERS_TOO_LARGE,
+    TOO_MANY_REQUESTS_AT_ONCE,
+)
 AUTHORISED = (KEY_MISSING, KEY_UNKNOWN, KEY_EXPIRED, TOO_MANY_WRONG_KEYS, SCOPE_MISSING, ORIGIN_REFUSED)
 WITH_BODY = (BODY_TOO_LARGE, MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE, REQUEST_TIMEOUT)
 
@@ -412,6 +420,16 @@ def _field_problem(item: Mapping[str, Any]) -> dict[str, str]:
     return {"location": str(location), "field": ".".join(map(str, path)), "code": str(item["type"]), "detail": detail}
 
 
+_CHALLENGE = {"description": "what is asked for (RFC 6750)", "schema": {"type": "string", "pattern": "^Bearer "}}
+_RETRY_AFTER = {"description": "try again after so many seconds", "schema": {"type": "integer", "minimum": 1}}
+_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {**_CHALLENGE, "required": True}},
+    403: {"WWW-Authenticate": _CHALLENGE},
+    429: {"Retry-After": {**_RETRY_AFTER, "required": True}},
+    503: {"Retry-After": _RETRY_AFTER},
+}
+
+
 def responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
     """FastAPI's `responses=` for these kinds: the schema, and an example of each."""
     found: dict[int | str, dict[str, Any]] = {}
@@ -423,6 +441,8 @@ def responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
                 "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}, "examples": {}}},
             },
         )
+        if header := _HEADERS.get(kind.status):
+            entry["headers"] = header
         if kind.title not in entry["description"]:
             entry["description"] += f"; {kind.title[0].lower()}{kind.title[1:]}"
         value = body_of(Problem(kind), "5f2c7d1e9a")

@@ -12,16 +12,16 @@ def json_response(content: Any, *, status: int = 200, headers: Mapping[str, str]
     return Response(to_json(content), status, headers, "application/json")
 
 
-def linked(status: int, parameters: Mapping[str, str] | None = None, **operations: str) -> dict[int | str, dict[str, Any]]:
-    """FastAPI's `responses=` for an answer that leads to other operations: OpenAPI links by their names.
+def links(parameters: Mapping[str, str] | None = None, **operations: str) -> dict[str, Any]:
+    """The member of one of FastAPI's `responses=` that leads to other operations, each under a name.
 
-    parameters: those of the other operations, as expressions over this answer: `{"id": "$response.body#/id"}`.
+    parameters: theirs, as expressions over this answer: `{"id": "$response.body#/id"}`.
     """
-    links = {name: {"operationId": each, "parameters": dict(parameters or {})} for name, each in operations.items()}
-    return {status: {"links": links}}
+    given = dict(parameters or {})
+    return {"links": {name: {"operationId": each, "parameters": given} for name, each in operations.items()}}
 
 
 def location(what: str) -> dict[str, Any]:
-    """The member of such a response for the Location header."""
+    """The member of one of FastAPI's `responses=` for the Location header."""
     schema = {"type": "string", "format": "uri-reference"}
     return {"headers": {"Location": {"description": f"where {what} is", "required": True, "schema": schema}}}

@@ -11,7 +11,7 @@ from iocpd.api.actions import action
 from iocpd.api.auth import needs
 from iocpd.api.context import ContextDep
 from iocpd.api.keys import Caller
-from iocpd.api.responses import linked
+from iocpd.api.responses import links
 
 _COMMON: dict[int | str, dict[str, Any]] = problems.responses(
     *problems.AUTHORISED, *problems.EVERYWHERE, problems.KEYS_UNAVAILABLE
@@ -33,7 +33,7 @@ async def list_keys(context: ContextDep) -> KeyList:
     name="create",
     status_code=201,
     responses={
-        **linked(201, {"name": "$response.body#/name"}, revoke="keys-revoke"),
+        201: links({"name": "$response.body#/name"}, revoke="keys-revoke"),
         **problems.responses(problems.KEY_EXISTS, problems.VALIDATION_FAILED, *problems.WITH_BODY),
     },
 )

@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic.config import JsonDict
 
 from iocpd.api.durations import Duration
 from iocpd.api.keys import NAME_PATTERN, RESERVED_NAMES, SCOPES, Role
@@ -13,8 +14,19 @@ Scope = Annotated[str, Field(json_schema_extra={"enum": sorted(SCOPES)}, example
 _RESERVED: list[JsonValue] = [*sorted(RESERVED_NAMES)]
 
 
+_KEY: JsonDict = {
+    "name": "alice",
+    "role": "operator",
+    "scopes": [],
+    "created_at": "2025-01-31T12:00:00Z",
+    "expires_at": "2025-05-01T12:00:00Z",
+}
+
+
 class KeyView(BaseModel):
     """A key, without the key itself: nobody can read that again."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_KEY]})
 
     name: str = Field(examples=["alice"])
     role: Role | None = Field(description="null: it has single scopes")
@@ -26,11 +38,15 @@ class KeyView(BaseModel):
 class KeyList(BaseModel):
     """All keys, also those that have expired; there is no next page."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_KEY]}]})
+
     items: list[KeyView]
 
 
 class KeyCreated(KeyView):
     """A key that has just been made."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{**_KEY, "key": "iocpd_3vJ9..."}]})
 
     key: str = Field(description="the key itself, shown only here", examples=["iocpd_3vJ9..."])
 

@@ -11,7 +11,7 @@ from iocpd.api.audit.reader import AuditFilter, AuditSlice, read_slice
 from iocpd.api.audit.schemas import AuditPage, AuditQuery
 from iocpd.api.auth import needs
 from iocpd.api.context import Context, ContextDep
-from iocpd.api.paging import link_next
+from iocpd.api.paging import NEXT_PAGE, link_next
 from iocpd.api.problems import Problem
 from iocpd.api.responses import json_response
 
@@ -24,13 +24,16 @@ router = APIRouter(
     "",
     name="list",
     response_model=AuditPage,
-    responses=problems.responses(
-        problems.CURSOR_MALFORMED,
-        problems.CURSOR_MISMATCH,
-        problems.CURSOR_EXPIRED,
-        problems.VALIDATION_FAILED,
-        problems.AUDIT_UNAVAILABLE,
-    ),
+    responses={
+        200: NEXT_PAGE,
+        **problems.responses(
+            problems.CURSOR_MALFORMED,
+            problems.CURSOR_MISMATCH,
+            problems.CURSOR_EXPIRED,
+            problems.VALIDATION_FAILED,
+            problems.AUDIT_UNAVAILABLE,
+        ),
+    },
     dependencies=[needs("audit:read")],
 )
 async def list_audit(request: Request, context: ContextDep, query: Annotated[AuditQuery, Query()]) -> Response:

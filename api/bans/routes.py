@@ -12,9 +12,9 @@ from iocpd.api.bans.model import Ban, row_of, text_of
 from iocpd.api.bans.schemas import BanBody, BanPage, BanQuery, BanView
 from iocpd.api.context import Context, ContextDep
 from iocpd.api.keys import Caller
-from iocpd.api.paging import link_next
+from iocpd.api.paging import NEXT_PAGE, link_next
 from iocpd.api.payloads import checked
-from iocpd.api.responses import json_response, linked, location
+from iocpd.api.responses import json_response, links, location
 
 router = APIRouter(
     prefix="/v1/bans",
@@ -31,9 +31,12 @@ BanId = Annotated[str, Path(max_length=100, description="`id` of a ban", example
     "",
     name="list",
     response_model=BanPage,
-    responses=problems.responses(
-        problems.CURSOR_MALFORMED, problems.CURSOR_MISMATCH, problems.VALIDATION_FAILED, problems.CURSOR_EXPIRED
-    ),
+    responses={
+        200: NEXT_PAGE,
+        **problems.responses(
+            problems.CURSOR_MALFORMED, problems.CURSOR_MISMATCH, problems.VALIDATION_FAILED, problems.CURSOR_EXPIRED
+        ),
+    },
     dependencies=[needs("bans:read")],
 )
 async def list_bans(request: Request, context: ContextDep, query: Annotated[BanQuery, Query()]) -> Response:
@@ -43,8 +46,8 @@ async def list_bans(request: Request, context: ContextDep, query: Annotated[BanQ
     none that was made after the first page is.
     """
     page = await _page(context, query)
-    links = link_next(request.scope["path"], request.query_params.multi_items(), page["next_cursor"])
-    return json_response(page, headers=links)
+    next_page = link_next(request.scope["path"], request.query_params.multi_items(), page["next_cursor"])
+    return json_response(page, headers=next_page)
 
 
 @router.post(
@@ -53,7 +56,7 @@ async def list_bans(request: Request, context: ContextDep, query: Annotated[BanQ
     status_code=201,
     response_model=BanView,
     responses={
-        201: linked(201, {"id": "$response.body#/id"}, get="bans-get", lift="bans-lift")[201] | location("the ban"),
+        201: {**links({"id": "$response.body#/id"}, get="bans-get", lift="bans-lift"), **location("the ban")},
         **problems.responses(
             problems.BAN_EXISTS,
             problems.BANS_FULL,

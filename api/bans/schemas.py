@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
+from pydantic.config import JsonDict
 
 from iocpd.api.connections.schemas import KickText, Network
 from iocpd.api.durations import Duration
@@ -51,8 +52,21 @@ class BanQuery(BaseModel):
     address: Network | None = Field(default=None, description="only bans that hold this address, or all of this block")
 
 
+_BAN: JsonDict = {
+    "id": "k3f9qzw7hx",
+    "address": "192.0.2.0/24",
+    "reason": "too many connections",
+    "created_at": "2025-01-31T12:00:00Z",
+    "expires_at": "2025-01-31T13:00:00Z",
+    "created_by": "alice",
+    "kicked": None,
+}
+
+
 class BanView(BaseModel):
     """A ban that is in force."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_BAN]})
 
     id: str = Field(description="opaque; the same after a restart of the service", examples=["k3f9qzw7hx"])
     address: str = Field(description="an address or a CIDR block", examples=["192.0.2.0/24"])
@@ -67,6 +81,15 @@ class BanView(BaseModel):
 
 class BanPage(BaseModel):
     """A page of bans, the newest first; with `address`, those of the largest block first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [
+            {
+                "items": [_BAN],
+                "next_cursor": None,
+                "snapshot": {"taken_at": "2025-01-31T12:30:00Z", "expires_at": None},
+                "total": 1,
+            }
+]})
 
     items: list[BanView]
     next_cursor: str | None = Field(description="give it as `cursor` for the next page; null: this was the last")

@@ -20,9 +20,9 @@ from iocpd.api.connections.schemas import (
 )
 from iocpd.api.context import ContextDep
 from iocpd.api.keys import Caller
-from iocpd.api.paging import DEFAULT_LIMIT, CursorParam, LimitParam, link_next
+from iocpd.api.paging import DEFAULT_LIMIT, NEXT_PAGE, CursorParam, LimitParam, link_next
 from iocpd.api.payloads import checked
-from iocpd.api.responses import json_response, linked
+from iocpd.api.responses import json_response, links
 
 router = APIRouter(
     prefix="/v1/connections",
@@ -52,14 +52,16 @@ ConnectionId = Annotated[str, Path(max_length=100, description="`id` of a connec
     name="list",
     response_model=ConnectionPage,
     responses={
-        **linked(
-            200,
-            {"id": "$response.body#/items/0/id"},
-            get="connections-get",
-            label="connections-label",
-            kick="connections-kick",
-            send="messages-send",
-        ),
+        200: {
+            **links(
+                {"id": "$response.body#/items/0/id"},
+                get="connections-get",
+                label="connections-label",
+                kick="connections-kick",
+                send="messages-send",
+            ),
+            **NEXT_PAGE,
+        },
         **problems.responses(*_CURSOR_PROBLEMS),
     },
     dependencies=[needs("connections:read")],
@@ -71,15 +73,15 @@ async def list_connections(request: Request, context: ContextDep, query: Annotat
     once, and none that came after the first page is. With `sort` the order is that of the first page's moment.
     """
     page, following = service.list_connections(context, query)
-    links = link_next(request.scope["path"], request.query_params.multi_items(), following)
-    return Response(page, headers=links, media_type="application/json")
+    next_page = link_next(request.scope["path"], request.query_params.multi_items(), following)
+    return Response(page, headers=next_page, media_type="application/json")
 
 
 @router.get(
     "/closed",
     name="list_closed",
     response_model=ClosedPage,
-    responses=problems.responses(*_CURSOR_PROBLEMS),
+    responses={200: NEXT_PAGE, **problems.responses(*_CURSOR_PROBLEMS)},
     dependencies=[needs("connections:read")],
 )
 async def list_closed(
@@ -87,8 +89,8 @@ async def list_closed(
 ) -> Response:
     """Connections that have ended, newest first; the engine remembers `closed_capacity` of them for each worker."""
     page = service.list_closed(context, limit, cursor)
-    links = link_next(request.scope["path"], request.query_params.multi_items(), page["next_cursor"])
-    return json_response(page, headers=links)
+    next_page = link_next(request.scope["path"], request.query_params.multi_items(), page["next_cursor"])
+    return json_response(page, headers=next_page)
 
 
 @router.get(

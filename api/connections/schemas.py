@@ -15,6 +15,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic.config import JsonDict
 
 from iocpd.api.connections.sorting import Sort
 from iocpd.api.durations import CommandTimeout, Duration
@@ -275,8 +276,40 @@ class Endpoint(BaseModel):
     port: int = Field(examples=[40962])
 
 
+_ROW: JsonDict = {
+    "id": "k3f9qz-1c00001",
+    "listener": 0,
+    "service": "echo",
+    "state": "open",
+    "reason": None,
+    "peer": {"ip": "192.0.2.7", "port": 40962},
+    "local": {"ip": "192.0.2.1", "port": 7000},
+    "connected_at": "2025-01-31T11:42:00Z",
+    "last_activity_at": "2025-01-31T11:59:58.25Z",
+    "bytes_in": 5120,
+    "bytes_out": 5120,
+    "messages_in": 40,
+    "messages_out": 40,
+    "pending_bytes": 0,
+    "tags": {"tier": "gold"},
+    "groups": ["eu"],
+    "worker": 1,
+}
+_CLOSED_ROW: JsonDict = {
+    **{name: value for name, value in _ROW.items() if name not in ("state", "reason", "pending_bytes")},
+    "closed_at": "2025-01-31T12:00:00Z",
+    "reason": "kicked",
+    "by": "operator",
+    "text": "maintenance",
+    "os_error": None,
+}
+_SNAPSHOT: JsonDict = {"taken_at": "2025-01-31T12:00:00Z", "expires_at": None}
+
+
 class ConnectionView(BaseModel):
     """A connection as it is now."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_ROW]})
 
     id: str = Field(description="opaque and never used again, not even by another run", examples=["k3f9qz-1c00001"])
     listener: int = Field(description="`id` in GET /v1/listeners", examples=[0])
@@ -300,6 +333,8 @@ class ConnectionView(BaseModel):
 class ConnectionDetail(ConnectionView):
     """A connection as it is now, with what takes a question to the system."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{**_ROW, "rtt_ms": 0.084}]})
+
     rtt_ms: float | None = Field(
         description="smoothed round trip time to the peer; null where the system does not tell, or not in time",
         examples=[0.084],
@@ -318,6 +353,8 @@ class ConnectionRow(ConnectionView):
 
 class ClosedConnectionView(BaseModel):
     """A connection that has ended."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_CLOSED_ROW]})
 
     id: str = Field(examples=["k3f9qz-1c00001"])
     listener: int
@@ -343,6 +380,8 @@ class ClosedConnectionView(BaseModel):
 class ConnectionPage(BaseModel):
     """A page of connections, in the order asked for with `sort`, or of their places in the engine, which they keep."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_ROW], "next_cursor": None, "snapshot": _SNAPSHOT, "total": 1}]})
+
     items: list[ConnectionRow]
     next_cursor: str | None = Field(description="give it as `cursor` for the next page; null: this was the last")
     snapshot: Snapshot
@@ -351,6 +390,8 @@ class ConnectionPage(BaseModel):
 
 class ClosedPage(BaseModel):
     """A page of ended connections, newest first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_CLOSED_ROW], "next_cursor": None, "snapshot": _SNAPSHOT, "total": None}]})
 
     items: list[ClosedConnectionView]
     next_cursor: str | None

@@ -13,7 +13,7 @@ from iocpd.api.node import service
 from iocpd.api.node.reload import reload
 from iocpd.api.node.schemas import DrainBody, DrainOptions, DrainView, ListenerList, NodeView, ReloadView
 from iocpd.api.problems import Problem
-from iocpd.api.responses import linked
+from iocpd.api.responses import links
 from iocpd.api.settings import SettingsError
 
 _COMMON: dict[int | str, dict[str, Any]] = problems.responses(
@@ -47,7 +47,7 @@ async def get_drain(context: ContextDep) -> DrainView:
     "/drain",
     name="begin_drain",
     status_code=202,
-    responses={**linked(202, watch="node-get_drain", cancel="node-cancel_drain"), **problems.responses(*_DRAIN_PROBLEMS)},
+    responses={202: links(watch="node-get_drain", cancel="node-cancel_drain"), **problems.responses(*_DRAIN_PROBLEMS)},
 )
 async def begin_drain(
     request: Request,
@@ -85,7 +85,7 @@ async def cancel_drain(
     "/shutdown",
     name="shutdown",
     status_code=202,
-    responses={**linked(202, watch="node-get_drain"), **problems.responses(*_DRAIN_PROBLEMS)},
+    responses={202: links(watch="node-get_drain"), **problems.responses(*_DRAIN_PROBLEMS)},
 )
 async def shut_down(
     request: Request,

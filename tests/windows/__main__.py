@@ -20,14 +20,23 @@ RUN = [sys.executable, "-IS", str(Path(__file__).with_name("wine.py"))]
 # Each test of tests/integration is in one of the two: a server under Wine takes seconds to start.
 INTEGRATION_INSIDE = [
     f"tests/integration/test_{name}.py"
-    for name in (
-        *("access", "api", "audit", "bans", "broadcasts", "commands", "events", "http_server"),
-        *("keys", "kicks", "labels", "settings"),
-    )
+    for name in [
+        "access",
+        "api",
+        "bans",
+        "broadcasts",
+        "commands",
+        "events",
+        "http_server",
+        "kicks",
+        "labels",
+        "settings",
+    ]
 ]
-# These speak HTTP and do not know what they talk to, or need a terminal of Unix: one system is enough for them.
+# These speak HTTP and do not know what they talk to, or are of Unix: one system is enough for them.
 INTEGRATION_ELSEWHERE = [
-    f"tests/integration/test_{name}.py" for name in ("cli", "client", "idempotency", "metrics", "openapi", "reload")
+    f"tests/integration/test_{name}.py"
+    for name in ["audit", "cli", "client", "idempotency", "keys", "metrics", "openapi", "reload", "supervisor"]
 ]
 INTEGRATION_OUTSIDE = [
     "tests/integration",
