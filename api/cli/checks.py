@@ -209,6 +209,6 @@ def _user32() -> Check:
     loaded = sorted(modules_of_serve() & {"user32.dll", "gdi32.dll"})
     if loaded:
         libraries = ", ".join(loaded)
-        text = f"`iocpd serve` loads {libraries}, so Windows does not tell it of a shutdown: `iocpd shutdown` it before"
+        text = f"`iocpd serve` loads {libraries}, so Windows does not tell it of a shutdown: start it by the launcher"
         return Check("user32", Verdict.WARN, text)
     return Check("user32", Verdict.OK, "not loaded: the service is told when Windows shuts down")
