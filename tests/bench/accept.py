@@ -106,35 +106,35 @@ def _come_and_go(server: RunningServer, message: bytes, seconds: float) -> tuple
 
 def _networks(count: int) -> Iterator[str]:
     """Networks of other addresses than ours, each once."""
-    for number in range(count):
-        if number % 4 == 0:
-            yield str(ipaddress.IPv6Address(0x20010DB8 << 96 | number)) + "/128"
-        elif number % 4 == 1:
-            yield f"{ipaddress.IPv6Address(0x20010DB9 << 96 | number << 64)}/64"
-        elif number % 4 == 2:
-            yield str(ipaddress.IPv4Address(0x0A000000 + number))
+    for index in range(count):
+        if index % 4 == 0:
+            yield str(ipaddress.IPv6Address(0x20010DB8 << 96 | index)) + "/128"
+        elif index % 4 == 1:
+            yield f"{ipaddress.IPv6Address(0x20010DB9 << 96 | index << 64)}/64"
+        elif index % 4 == 2:
+            yield str(ipaddress.IPv4Address(0x0A000000 + index))
         else:
-            yield f"{ipaddress.IPv4Address(0x0B000000 + (number << 8 & 0x3FFFFFF))}/24"
+            yield f"{ipaddress.IPv4Address(0x0B000000 + (index << 8 & 0x3FFFFFF))}/24"
 
 
-def _id(number: int) -> str:
+def _id(index: int) -> str:
     """Ten of the letters that the ids of bans are made of."""
     letters = "bcdfghjkmnpqrstvwxz23456789"
-    return "".join(letters[number // len(letters) ** place % len(letters)] for place in range(10))
+    return "".join(letters[index // len(letters) ** place % len(letters)] for place in range(10))
 
 
 def _write_bans(state: Path, count: int) -> None:
     """The file that the service loads its bans from."""
     with (state / "bans.json").open("w") as file:
         file.write('{"version": 1, "bans": [')
-        for number, network in enumerate(_networks(count)):
+        for index, network in enumerate(_networks(count)):
             ban = {
-                "id": _id(number),
+                "id": _id(index),
                 "address": network.removesuffix("/128"),
                 "reason": "",
                 "created_at": "2026-01-01T00:00:00Z",
                 "expires_at": None,
                 "created_by": "bench",
             }
-            file.write(("," if number else "") + "\n" + json.dumps(ban))
+            file.write(("," if index else "") + "\n" + json.dumps(ban))
         file.write("\n]}\n")

@@ -1,7 +1,7 @@
 """How fast is a listing? GET /v1/connections of a page, unsorted and sorted, while many connections are open.
 
-One HTTP client asks again and again over one connection and reads each answer whole; the time of each is from before the
-request to after its last byte. The peer is nats-server's own listing of its connections, /connz, which sorts likewise.
+One HTTP client asks again and again over one connection and reads each answer whole; the time of each is from before
+the request to after its last byte. The peer is nats-server's own listing of its connections, /connz, which sorts too.
 """
 
 import argparse
