@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from prometheus_client import ProcessCollector
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -170,6 +171,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             own = model.model_json_schema(ref_template="#/components/schemas/{model}")
             models.update(own.pop("$defs", {}))
             models[model.__name__] = own
+        _restore_examples(models)
         declare_idempotency(schema)
         for operations in schema["paths"].values():
             for operation in operations.values():
@@ -177,3 +179,12 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                     answer.setdefault("headers", {})["X-Request-ID"] = _REQUEST_ID
         app.openapi_schema = schema
     return app.openapi_schema
+
+
+def _restore_examples(models: dict[str, Any], above: type[BaseModel] = BaseModel) -> None:
+    """Examples as the models have them: FastAPI leaves out every member that is null."""
+    for model in above.__subclasses__():
+        extra = model.model_config.get("json_schema_extra")
+        if model.__name__ in models and isinstance(extra, dict) and "examples" in extra:
+            models[model.__name__]["examples"] = extra["examples"]
+        _restore_examples(models, model)

@@ -34,9 +34,7 @@ def format_duration(seconds: float) -> str:
 
 
 class _TextOrNumber:
-    """Both spellings in a JSON schema. What a duration is bounded by stands with the number: a pattern of text can't say
-    it.
-    """
+    """Both spellings in a JSON schema. A bound stands with the number: a pattern of text can't say it."""
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         # Where Field bounds what a function validates, pydantic leaves the words of Python in the schema.

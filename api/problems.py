@@ -140,7 +140,7 @@ JOB_UNKNOWN = Kind(
     "job_unknown",
     404,
     "No such job",
-    "there is no job 'Pm3n0v_xkQ2d' here; it is forgotten 15 minutes after its end, sooner if many end, and by a restart",
+    "there is no job 'Pm3n0v_xkQ2d' here; it is forgotten 15 minutes after its end, or when many end, or by a restart",
 )
 TOO_MANY_JOBS = Kind(
     "too_many_jobs",

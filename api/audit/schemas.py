@@ -39,27 +39,31 @@ class AuditQuery(BaseModel):
 class AuditPage(BaseModel):
     """A page of what was done, the newest first."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [
-            {
-                "items": [
-                    {
-                        "at": "2025-01-31T12:00:00Z",
-                        "id": "00062a9c5f3be8d1",
-                        "actor": "alice",
-                        "action": "connections-kick",
-                        "target": "k3f9qz-1c00001",
-                        "outcome": "done",
-                        "status": 204,
-                        "detail": "reason 'maintenance'",
-                        "request_id": "5f2c7d1e9a",
-                        "client": "192.0.2.1",
-                    }
-                ],
-                "next_cursor": None,
-                "snapshot": {"taken_at": "2025-01-31T12:30:00Z", "expires_at": None},
-                "total": None,
-            }
-]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {
+                            "at": "2025-01-31T12:00:00Z",
+                            "id": "00062a9c5f3be8d1",
+                            "actor": "alice",
+                            "action": "connections-kick",
+                            "target": "k3f9qz-1c00001",
+                            "outcome": "done",
+                            "status": 204,
+                            "detail": "reason 'maintenance'",
+                            "request_id": "5f2c7d1e9a",
+                            "client": "192.0.2.1",
+                        }
+                    ],
+                    "next_cursor": None,
+                    "snapshot": {"taken_at": "2025-01-31T12:30:00Z", "expires_at": None},
+                    "total": None,
+                }
+            ]
+        }
+    )
 
     items: list[AuditEntry]
     next_cursor: str | None = Field(

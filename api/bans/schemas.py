@@ -82,14 +82,18 @@ class BanView(BaseModel):
 class BanPage(BaseModel):
     """A page of bans, the newest first; with `address`, those of the largest block first."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [
-            {
-                "items": [_BAN],
-                "next_cursor": None,
-                "snapshot": {"taken_at": "2025-01-31T12:30:00Z", "expires_at": None},
-                "total": 1,
-            }
-]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [_BAN],
+                    "next_cursor": None,
+                    "snapshot": {"taken_at": "2025-01-31T12:30:00Z", "expires_at": None},
+                    "total": 1,
+                }
+            ]
+        }
+    )
 
     items: list[BanView]
     next_cursor: str | None = Field(description="give it as `cursor` for the next page; null: this was the last")

@@ -3,12 +3,13 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field
 
 from iocpd.api.durations import CommandTimeout
 from iocpd.api.jobs.targets import ALL_OR_FILTER, BulkTarget
 from iocpd.api.jobs.work import JobState
 from iocpd.api.payloads import NOT_EMPTY, Payload
+from iocpd.api.whole_numbers import NoText
 
 
 class BroadcastBody(BulkTarget):
@@ -30,7 +31,7 @@ class BroadcastBody(BulkTarget):
     on_slow: Literal["skip", "disconnect"] = Field(
         default="skip", description="what becomes of a connection whose send queue has no room: left out, or ended"
     )
-    ttl_ms: Annotated[StrictInt, Field(ge=1, le=3_600_000)] | None = Field(
+    ttl_ms: Annotated[int, Field(ge=1, le=3_600_000), NoText] | None = Field(
         default=None, description="what has not begun to be sent so long after it was queued is dropped; null: never"
     )
     timeout: CommandTimeout = Field(

@@ -4,6 +4,7 @@
     options.py      options that several verbs share
     contexts.py     servers by name
     listing.py      tables for people, JSON Lines and columns for programs
+    winservice/     the service of Windows
     verbs/          a module for each group of verbs
     top/            the live table
 

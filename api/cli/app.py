@@ -14,10 +14,23 @@ from iocpd.api.cli.command import ReaderGone, app
 from iocpd.api.cli.options import ContextOption, UrlOption, Where, remember
 from iocpd.api.cli.safe import safe
 from iocpd.api.cli.statuses import Status, Stop, complain, explain, status_of
-from iocpd.api.cli.verbs import access, bans, connections, context, doctor, ending, events, messages, node, serve, top
+from iocpd.api.cli.verbs import (
+    access,
+    bans,
+    connections,
+    context,
+    doctor,
+    ending,
+    events,
+    messages,
+    node,
+    serve,
+    service,
+    top,
+)
 from iocpd.api.version import version
 
-_VERBS = (serve, connections, top, ending, bans, messages, events, node, access, context, doctor)
+_VERBS = (serve, connections, top, ending, bans, messages, events, node, access, context, doctor, service)
 """Importing them has added them."""
 
 # What Typer raises for wrong usage. Typer carries its own copy of Click since 0.2x and used the real one before, so the

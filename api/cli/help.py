@@ -11,7 +11,7 @@ _WIDEST = 120
 _OPTIONS = "Options"
 # In which verbs are shown; those that are not here come behind, as they were added.
 _ORDER = (
-    *("serve", "doctor", "context", "completion"),
+    *("serve", "service", "doctor", "context", "completion"),
     *("ls", "show", "top", "events", "closed", "kick", "tag", "job"),
     *("send", "broadcast", "ban", "unban", "bans"),
     *("node", "drain", "shutdown", "reload", "keys", "audit"),

@@ -32,7 +32,7 @@ MEANINGS = {
     Status.USAGE: "wrong usage: an option, a value, or a question that nobody can answer",
     Status.NOT_FOUND: "not found: it never was, or has ended",
     Status.PARTIAL: "partial: some were reached, some were not",
-    Status.REFUSED: "refused by the service: key, scope, conflict, size or rate",
+    Status.REFUSED: "refused by the service or the system: key, scope, rights, conflict, size or rate",
     Status.UNREACHABLE: "unreachable: no service there, or it went away",
     Status.TIMED_OUT: "timed out: whether it was done is not known, or it is still going on",
     Status.INTERRUPTED: "interrupted with Ctrl-C",

@@ -380,7 +380,9 @@ class ClosedConnectionView(BaseModel):
 class ConnectionPage(BaseModel):
     """A page of connections, in the order asked for with `sort`, or of their places in the engine, which they keep."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_ROW], "next_cursor": None, "snapshot": _SNAPSHOT, "total": 1}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"items": [_ROW], "next_cursor": None, "snapshot": _SNAPSHOT, "total": 1}]}
+    )
 
     items: list[ConnectionRow]
     next_cursor: str | None = Field(description="give it as `cursor` for the next page; null: this was the last")
@@ -391,7 +393,11 @@ class ConnectionPage(BaseModel):
 class ClosedPage(BaseModel):
     """A page of ended connections, newest first."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"items": [_CLOSED_ROW], "next_cursor": None, "snapshot": _SNAPSHOT, "total": None}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"items": [_CLOSED_ROW], "next_cursor": None, "snapshot": _SNAPSHOT, "total": None}]
+        }
+    )
 
     items: list[ClosedConnectionView]
     next_cursor: str | None

@@ -55,7 +55,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 async def _beginning(
     context: ContextDep,
     last_event_id: Annotated[
-        str | None,
+        str,
         Header(
             alias="Last-Event-ID",
             max_length=200,
@@ -63,7 +63,7 @@ async def _beginning(
             examples=["k3f9qz.12.7"],
             json_schema_extra={"pattern": rf"^({NAME_PATTERN}(\.[0-9]{{1,18}})+)?$"},
         ),
-    ] = None,
+    ] = "",
 ) -> AsyncIterator[tuple[EventPosition, bool]]:
     """Where the stream begins. It has a place among the streams until its answer is over."""
     with context.streams.place():

@@ -58,10 +58,10 @@ class EventStreams:
         finally:
             self.open -= 1
 
-    def begin(self, last_event_id: str | None) -> tuple[EventPosition, bool]:
+    def begin(self, last_event_id: str) -> tuple[EventPosition, bool]:
         """Where a stream begins, and whether events of another run may have been missed before; Problem 422.
 
-        last_event_id: an `id` that a stream of this run gave, to go on after it; or of another run, to begin now.
+        last_event_id: an `id` that a stream of this run gave, to go on after it; of another run or empty, to begin now.
         """
         if not last_event_id:
             return self._engine.event_position(), False

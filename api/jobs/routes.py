@@ -23,7 +23,10 @@ BULK_PROBLEMS = (
 
 def accepted(model: type[Any], *, get: str, cancel: str) -> dict[int | str, dict[str, Any]]:
     """FastAPI's `responses=` for a 202 with a job, which these operations show and cancel."""
-    applied = {"description": "`Prefer: respond-async` was asked for", "schema": {"type": "string", "enum": [PREFERENCE]}}
+    applied = {
+        "description": "`Prefer: respond-async` was asked for",
+        "schema": {"type": "string", "enum": [PREFERENCE]},
+    }
     return {
         202: {
             "model": model,

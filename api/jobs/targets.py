@@ -2,7 +2,7 @@
 
 from typing import Annotated, Self
 
-from pydantic import ConfigDict, Field, JsonValue, StrictBool, StrictInt, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Field, StrictBool, WithJsonSchema, model_validator
 from pydantic.config import JsonDict
 
 from iocpd.api import problems
@@ -11,6 +11,7 @@ from iocpd.api.context import Context
 from iocpd.api.futures import finished
 from iocpd.api.identity import ID_PATTERN, ForeignId
 from iocpd.api.problems import Problem
+from iocpd.api.whole_numbers import NoText
 
 AT_ONCE = 1000
 """Up to so many targets, and without a rate, are done while the request waits."""
@@ -22,19 +23,16 @@ _BARRIER_SECONDS = 10.0
 
 
 _Excluded = Annotated[str, Field(max_length=100), WithJsonSchema({"type": "string", "pattern": f"^{ID_PATTERN}$"})]
-_Least = Annotated[StrictInt, Field(ge=0, le=MOST_BYTES)] | None
+_Least = Annotated[int, Field(ge=0, le=MOST_BYTES), NoText] | None
 
 # What BulkTarget._check_all asks for.
-_FILTERS: list[JsonValue] = [name for name in ConnectionFilter.model_fields if name != "tag"]
-_NONE: JsonDict = {str(name): {"type": "null"} for name in _FILTERS} | {"tag": {"maxItems": 0}}
-_SOME: JsonDict = {str(name): {"not": {"type": "null"}} for name in _FILTERS} | {"tag": {"minItems": 1}}
+_NO_FILTER: JsonDict = {
+    name: {"maxItems": 0} if name == "tag" else {"type": "null"} for name in ConnectionFilter.model_fields
+}
 ALL_OR_FILTER: JsonDict = {
     "oneOf": [
-        {"required": ["all"], "properties": {"all": {"const": True}, **_NONE}},
-        {
-            "properties": {"all": {"const": False}},
-            "anyOf": [{"required": [name], "properties": {name: rule}} for name, rule in _SOME.items()],
-        },
+        {"required": ["all"], "properties": {"all": {"const": True}, **_NO_FILTER}},
+        {"properties": {"all": {"const": False}}, "not": {"properties": _NO_FILTER}},
     ]
 }
 """For the schema of a body that names a BulkTarget."""
@@ -45,8 +43,8 @@ class BulkTarget(ConnectionFilter):
 
     model_config = ConfigDict(extra="forbid")
 
-    # In a body a number is a number: neither "5" nor true.
-    listener: Annotated[StrictInt, Field(ge=0, le=65535)] | None = Field(
+    # Again, as a query has numbers as text and a body has not.
+    listener: Annotated[int, Field(ge=0, le=65535), NoText] | None = Field(
         default=None, description="`id` in GET /v1/listeners"
     )
     min_pending_bytes: _Least = Field(default=None, description="at least so much is queued to be sent")
@@ -58,10 +56,10 @@ class BulkTarget(ConnectionFilter):
     exclude: list[_Excluded] = Field(
         default=[], max_length=MAX_EXCLUDED, description="ids of connections that are left alone"
     )
-    limit: Annotated[StrictInt, Field(ge=1, le=_MAX_LIMIT)] | None = Field(
+    limit: Annotated[int, Field(ge=1, le=_MAX_LIMIT), NoText] | None = Field(
         default=None, description="so many of those that match, at most; null: all of them"
     )
-    rate_per_s: Annotated[StrictInt, Field(ge=1, le=100_000)] | None = Field(
+    rate_per_s: Annotated[int, Field(ge=1, le=100_000), NoText] | None = Field(
         default=None, description="so many a second, as a job; null: as fast as it goes"
     )
     dry_run: StrictBool = Field(default=False, description="only tell what would be hit: nothing is done")

@@ -24,7 +24,21 @@ class SendQuery(BaseModel):
 class ReportView(BaseModel):
     """What became of a message. matched = queued + skipped_slow + failed."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"matched": 1, "queued": 1, "written": 1, "skipped_slow": 0, "closed_before_write": 0, "failed": 0, "done": True}]})
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "matched": 1,
+                    "queued": 1,
+                    "written": 1,
+                    "skipped_slow": 0,
+                    "closed_before_write": 0,
+                    "failed": 0,
+                    "done": True,
+                }
+            ]
+        }
+    )
 
     matched: int = Field(description="connections that it was for")
     queued: int = Field(description="put into a connection's send queue")

@@ -3,10 +3,12 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from iocpd.api.durations import Duration
 from iocpd.api.payloads import Payload
+from iocpd.api.whole_numbers import NoText
 from iocpd.core import Phase
 
 _DAY = 86400
@@ -23,7 +25,7 @@ class DrainOptions(BaseModel):
     grace: Annotated[Duration, Field(le=_DAY)] | None = Field(
         default=None, description="then accept nobody for so long, and leave clients the time to go by themselves"
     )
-    rate_per_s: Annotated[StrictInt, Field(ge=0, le=1_000_000)] | None = Field(
+    rate_per_s: Annotated[int, Field(ge=0, le=1_000_000), NoText] | None = Field(
         default=None, description="then end so many connections a second; 0: all at once"
     )
     deadline: Annotated[Duration, Field(le=_DAY)] | None = Field(
@@ -43,6 +45,28 @@ class DrainBody(DrainOptions):
 
 class DrainView(BaseModel):
     """How far a drain has come."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "phase": "evict",
+                    "then": "stay",
+                    "initial": 5000,
+                    "remaining": 4200,
+                    "evicting": 12,
+                    "cancelled": 0,
+                    "rate_per_s": 100,
+                    "started_at": "2025-01-31T12:00:00Z",
+                    "eta": "2025-01-31T12:00:50Z",
+                    "deadline": "2025-01-31T12:02:00Z",
+                    "ended_at": None,
+                    "exits_posted": 0,
+                    "exits_taken": 0,
+                }
+            ]
+        }
+    )
 
     phase: Phase
     then: Literal["stay", "shutdown"] | None = Field(description="null: no drain is under way")
@@ -71,6 +95,17 @@ class SettingChange(BaseModel):
 
 class ReloadView(BaseModel):
     """What became of reading the settings again."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "changed": [{"name": "idle_timeout", "before": "0s", "after": "300s"}],
+                    "needs_restart": [{"name": "workers", "before": "2", "after": "4"}],
+                }
+            ]
+        }
+    )
 
     changed: list[SettingChange] = Field(description="in force now")
     needs_restart: list[SettingChange] = Field(
@@ -105,6 +140,27 @@ class LimitsView(BaseModel):
     http_connections: int
 
 
+_WORKER: JsonDict = {
+    "connections": 12,
+    "adopted": 40,
+    "bytes_in": 51200,
+    "bytes_out": 51200,
+    "messages_in": 400,
+    "messages_out": 400,
+    "discarded_bytes": 0,
+    "pending_bytes": 0,
+    "turns": 900,
+    "events": 1000,
+    "starved": 0,
+    "overflows": 0,
+    "inbox_busy": 0,
+    "buffers": 256,
+    "buffers_in_use": 12,
+    "relay_waiting": 0,
+    "closed": {"client_closed": 27, "kicked": 1},
+}
+
+
 class WorkerView(BaseModel):
     """Totals since the start, of one worker or of all."""
 
@@ -129,6 +185,46 @@ class WorkerView(BaseModel):
 
 class NodeView(BaseModel):
     """This process."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "instance": "k3f9qz",
+                    "version": "0.1.0",
+                    "pid": 4711,
+                    "started_at": "2025-01-31T10:30:00Z",
+                    "uptime": "5403s",
+                    "backend": {"name": "io_uring", "reason": "a round trip through io_uring works"},
+                    "workers": 1,
+                    "phase": "none",
+                    "accepting": True,
+                    "connections": 12,
+                    "bans": 0,
+                    "audit_trouble": None,
+                    "limits": {
+                        "max_connections": 65536,
+                        "first_byte_timeout": "0s",
+                        "idle_timeout": "300s",
+                        "send_soft_bytes": 262144,
+                        "send_soft_seconds": "10s",
+                        "send_hard_bytes": 4194304,
+                        "max_message_bytes": 1048576,
+                        "max_connections_per_address": 0,
+                        "accepts_per_s": 0,
+                        "accepts_per_s_per_address": 0,
+                        "messages_per_s_per_connection": 0,
+                        "max_bans": 131072,
+                        "closed_capacity": 4096,
+                        "event_capacity": 4096,
+                        "http_connections": 256,
+                    },
+                    "totals": _WORKER,
+                    "per_worker": [_WORKER],
+                }
+            ]
+        }
+    )
 
     instance: str = Field(description="this run; ids of connections begin with it", examples=["k3f9qz"])
     version: str
@@ -169,5 +265,33 @@ class ListenerView(BaseModel):
 
 class ListenerList(BaseModel):
     """All listeners; there is no next page."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {
+                            "id": 0,
+                            "host": "127.0.0.1",
+                            "port": 7000,
+                            "service": "echo",
+                            "open": True,
+                            "connections": 12,
+                            "accepted": 40,
+                            "refused_limit": 0,
+                            "refused_memory": 0,
+                            "refused_gone": 0,
+                            "refused_banned": 3,
+                            "refused_address_limit": 0,
+                            "refused_address_rate": 0,
+                            "refused_rate": 0,
+                            "accept_errors": 0,
+                        }
+                    ]
+                }
+            ]
+        }
+    )
 
     items: list[ListenerView]

@@ -12,16 +12,22 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import schemathesis
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+from schemathesis.generation.meta import TestPhase
+from schemathesis.openapi.checks import UseAfterFree
 
 from iocpd.api.durations import Duration
-from pydantic import TypeAdapter
+from iocpd.api.node.schemas import DrainBody
 
 CONNECTION = os.environ["IOCPD_TEST_CONNECTION"]
 """The id of a connection of this run."""
-LASTING = os.environ.get("IOCPD_TEST_LASTING") == "1"
-"""Whether shutdowns are meant to begin; they then take longer than the run."""
+GROUP = os.environ["IOCPD_TEST_GROUP"]
+"""Of operations that this run is about; see test_openapi.py."""
+RUNNER = "schemathesis"
+"""The name of the key that this run has."""
 
 _DURATION = TypeAdapter(Duration).json_schema()["anyOf"][0]["pattern"]
 _UNITS = {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600, "d": 86400}
@@ -80,7 +86,9 @@ def before_load_schema(context: schemathesis.HookContext, raw_schema: dict[str, 
             continue
         if found := re.fullmatch(r"(.*:)?\[\^\\u0000.*?\](?:\*|\{0,([0-9]+)\})\$", pattern.removeprefix("^")):
             most = schema.get("maxLength") or int(found[2])
-            before = st.from_regex(rf"\A{found[1]}\Z", alphabet=st.characters(codec="ascii")) if found[1] else st.just("")
+            before = (
+                st.from_regex(rf"\A{found[1]}\Z", alphabet=st.characters(codec="ascii")) if found[1] else st.just("")
+            )
             schema["format"] = name = f"{'tag' if found[1] else 'line'}-{most}"
             schemathesis.openapi.format(name, st.tuples(before, lines(most)).map("".join))
 
@@ -96,9 +104,13 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
     if isinstance(key, str) and re.fullmatch("[!-~]{1,255}", key):
         # Clients draw one for each request; the same for two is refused by contract.
         headers["Idempotency-Key"] = str(uuid.uuid4())
+    if case.path_parameters.get("name") == RUNNER:
+        case.path_parameters["name"] = "nobody"  # without its own key the run would see nothing but 401
+    operation = case.operation.definition.raw["operationId"]
+    if operation in ("node-shutdown", "node-begin_drain"):
+        _repair_end(case, operation)
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
-    operation = case.operation.definition.raw["operationId"]
     if isinstance(query, dict):
         _repair_tags(query)
     if isinstance(body, dict):
@@ -107,12 +119,36 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case, kwar
             body["exclude"] = [CONNECTION]  # whom this run does not know can't be spared
     if operation == "connections-kick":
         _repair_kick(query, body)
-    ends = operation == "node-shutdown" or (isinstance(body, dict) and body.get("then") == "shutdown")
-    if ends and LASTING:
-        case.body = (body if isinstance(body, dict) else {}) | {"lb_delay": "1h", "grace": "0s", "deadline": "2h"}
-        case.media_type = "application/json"
-    elif ends:
-        body["then"] = "stay"
+    if case.meta.phase.name is not TestPhase.STATEFUL:
+        _repair_path(case)
+
+
+def _repair_end(case: schemathesis.Case, operation: str) -> None:
+    """The service is still there at the end of the run: what would end it takes longer, or is a drain alone."""
+    body = case.body if isinstance(case.body, dict) else {}
+    try:
+        then = DrainBody.model_validate(body).then
+    except ValidationError:
+        return  # it is refused
+    if operation == "node-begin_drain" and then == "stay":
+        return
+    if GROUP == "shutdown":
+        case.body = body | {"lb_delay": "1h", "grace": "0s", "deadline": "2h"}
+        case.media_type = case.media_type or "application/json"
+    else:
+        case.body = body | {"then": "stay"}
+
+
+def _repair_path(case: schemathesis.Case) -> None:
+    """What is drawn becomes what there is: links give what there is, and are followed in the stateful phase alone."""
+    found = re.match(r"(/v1/\w+)/\{(\w+)\}", case.operation.path)
+    if found and found[1] == "/v1/connections":
+        headers = {"authorization": f"Bearer {os.environ['IOCPD_TEST_KEY']}"}
+        url = f"{case.operation.base_url.rstrip('/')}/v1/connections"
+        rows = httpx.get(url, params={"limit": 1}, headers=headers).json()["items"]
+        case.path_parameters["id"] = rows[0]["id"] if rows else CONNECTION
+    elif found and found[1] in _made:
+        case.path_parameters[found[2]] = _made[found[1]]
 
 
 def _repair_tags(values: dict[str, Any]) -> None:
@@ -128,3 +164,27 @@ def _repair_kick(query: Any, body: Any) -> None:
         query.pop("farewell", None)
     if told and query.get("force"):
         query["force"] = False
+
+
+_made: dict[str, str] = {}
+"""The last job, ban and key that were made, by the paths that they are under."""
+
+
+@schemathesis.hook
+def after_call(context: schemathesis.HookContext, case: schemathesis.Case, response: Any) -> None:
+    """Notes what was made."""
+    if case.method == "POST" and response.status_code in (201, 202) and case.path != "/v1/node/shutdown":
+        made = response.json()
+        _made[case.path] = made.get("job") or made.get("id") or made["name"]
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+
+
+@schemathesis.hook
+def filter_failure(
+    context: schemathesis.HookContext, failure: Exception, case: schemathesis.Case, response: Any
+) -> bool:
+    """False for what is no failure by contract: DELETE stops a job, which can be looked at for 15 minutes."""
+    job = case.operation.path in ("/v1/kicks/{job}", "/v1/broadcasts/{job}")
+    return not (isinstance(failure, UseAfterFree) and job and response.json()["state"] != "running")
