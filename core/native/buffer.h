@@ -36,7 +36,7 @@ struct buffer {
     struct buffer_pool *pool;
 };
 
-enum { BUFFER_SLAB = 256, BUFFER_COUNT_MAX = 32768 };
+enum { BUFFER_SLAB = 64, BUFFER_COUNT_MAX = 32768 };
 
 /* Grows by slabs up to `limit` buffers and never shrinks; the owner's alone, but for the counters. */
 struct buffer_pool {

@@ -139,8 +139,10 @@ int platform_thread_start(platform_thread *thread, void (*run)(void *), void *ar
 
 void platform_thread_join(platform_thread thread) { pthread_join(thread, NULL); }
 uint64_t platform_thread_id(void) { return (uint64_t)pthread_self(); }
-/* On Linux the nice value is a thread's own, whatever POSIX says (sched(7)), and lowering needs no right. */
-void platform_thread_lower_priority(void) { setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 5); }
+/* On Linux the nice value is a thread's own, whatever POSIX says (sched(7)), and lowering needs no right. 15 leaves 3 % of a
+ * processor beside a worker that is never idle. Measured on one processor, echo's p99 while two clients list 1,000 of 4,000
+ * connections without pause, against quiet: 7.5 x with 5, 3.2 x with 10, 1.9 x with 12, 1.4 x with 15. */
+void platform_thread_lower_priority(void) { setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 15); }
 void platform_thread_yield(void) { sched_yield(); }
 
 uint32_t platform_processors(void) {

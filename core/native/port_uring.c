@@ -38,7 +38,7 @@ enum {
     SQ_ENTRIES = 1024,
     CQ_ENTRIES = 8 * SQ_ENTRIES, /* a full submission queue of multishot receives may answer many times */
     RING_ENTRIES = 4096,         /* provided buffers: how many the ring can hold */
-    RING_FIRST = 256,            /* and how many it holds at first; twice as many each time it runs dry */
+    RING_FIRST = 64,             /* and how many it holds at first, and how many more each time it runs dry */
     GROUP = 0,
 };
 
@@ -397,7 +397,7 @@ static bool complete_receive(struct uring_port *port, struct port_operation *rec
     if (more) return false;
     if (cqe->res == -ENOBUFS) {
         u64_bump(&port->base.counters.starved, 1);
-        if (port->provide < RING_ENTRIES) port->provide *= 2;
+        if (port->provide < RING_ENTRIES) port->provide += RING_FIRST;
         receive->state = STARVED;
         list_push(&port->starved, receive);
         return false;
