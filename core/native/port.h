@@ -8,8 +8,9 @@
  *     receive stays armed until end of file, an error or a cancel; the driver itself rearms what its kernel disarms.
  *  3. The memory of an operation (the port_socket, the slices and the bytes they point to) is the kernel's until the final
  *     event. A cancel is only a request: the final event still comes, and may well report success.
- *  4. The port supplies receive memory from its buffer_pool. An idle connection owns no buffer. When the pool is empty, the
- *     receive waits inside the driver (starved) and goes on as buffers come back; no byte is lost.
+ *  4. The port supplies receive memory from its buffer_pool. An idle connection owns no buffer; one that has just sent may
+ *     hold one for a second, within half of the pool. When the pool is empty, the receive waits inside the driver
+ *     (starved) and goes on as buffers come back; no byte is lost.
  *  5. At most one receive and one send are outstanding on a socket, so order is certain.
  *  6. `post` is for any thread: POST_WAKE ends a wait early (posts may collapse into one event), POST_EXIT is the exit
  *     completion and is delivered exactly once for each post. Payload never travels through the port: it is in the
@@ -65,7 +66,10 @@ struct port_socket {
     uint32_t slice_count;
     uint32_t flags; /* the driver's */
 #ifdef _WIN32
-    struct buffer *filling; /* the driver's: what the pending receive fills */
+    /* The driver's: what the pending receive fills, when bytes last came, and its place among those that hold a buffer. */
+    struct buffer *filling;
+    int64_t received_ns;
+    struct port_socket *older, *newer;
 #endif
     port_slice slice; /* a send of one piece needs no gather list */
 };

@@ -29,8 +29,12 @@ WINDOWS_DRIVERS = ("iocp", "iocp-packets")
 DRIVERS = WINDOWS_DRIVERS if WINDOWS else ("io_uring", "epoll", *WINDOWS_DRIVERS)
 SECONDS = 60  # a test has limits of its own; this one is for a driver that never comes back
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
-DRIVER_FILES = ("platform.c", "buffer.c", "port_epoll.c", "port_uring.c", "port_iocp.c")
-SOURCES = [str(file) for file in (*(NATIVE / name for name in DRIVER_FILES), *sorted(HERE.glob("*.c")))]
+DRIVER_FILES = (
+    NATIVE / "platform.c",
+    NATIVE / "buffer.c",
+    *(sorted((*NATIVE.glob("port_*.c"), *NATIVE.glob("iocp_*.c")))),
+)
+SOURCES = [str(file) for file in (*DRIVER_FILES, *sorted(HERE.glob("*.c")))]
 
 
 def names(driver: str) -> Iterator[str]:

@@ -19,7 +19,7 @@
 #include <sys/wait.h>
 #endif
 
-static const struct test *const groups[] = {accept_tests, receive_tests, send_tests, post_tests, life_tests};
+static const struct test *const groups[] = {accept_tests, receive_tests, hold_tests, send_tests, post_tests, life_tests};
 enum { GROUPS = sizeof groups / sizeof groups[0] };
 
 static const char *test_name = "";

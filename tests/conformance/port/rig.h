@@ -182,7 +182,11 @@ struct test {
     {                                                                                                                            \
         #name, name, NULL, { buffer_bytes, buffer_limit }                                                                        \
     }
+#define TEST_WITH_OF(driver, name, buffer_bytes, buffer_limit)                                                                   \
+    {                                                                                                                            \
+        #name, name, #driver, { buffer_bytes, buffer_limit }                                                                     \
+    }
 
-extern const struct test accept_tests[], receive_tests[], send_tests[], post_tests[], life_tests[];
+extern const struct test accept_tests[], receive_tests[], hold_tests[], send_tests[], post_tests[], life_tests[];
 
 #endif
