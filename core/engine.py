@@ -29,8 +29,10 @@ from .model import (
     ListenerStats,
     Page,
     Report,
+    ServiceStats,
     WorkerStats,
 )
+from .service import end_threads, thread_stats
 
 __all__ = ["TURN_BUCKETS", "Broadcast", "Engine", "KickResult", "lower_priority", "probe"]
 
@@ -104,7 +106,11 @@ class Engine(Commands):
         with self._starting:
             if self.running:
                 raise StartError("the engine runs already: stop it first")
-            self._run = Run(self.config)
+            run = self._run = Run(self.config)
+            threads: list[Any] = []
+            for plan in run.plans:
+                threads += plan.start(self, run, len(threads)) if plan else []
+            run.service_threads, run.plans = threads, []
 
     def stop(self, *, deadline: float = 10.0, farewell: bytes = b"") -> None:
         """Stops gracefully, and returns when all threads have ended.
@@ -137,6 +143,8 @@ class Engine(Commands):
             left_ms = _JOIN_MS if until is None else min(_JOIN_MS, int((until - time.monotonic()) * 1000))
             if not run.join(max(left_ms, 0)) and left_ms <= 0:
                 return False
+        if run is not None:
+            end_threads(run.service_threads)
         return True
 
     @property
@@ -167,6 +175,11 @@ class Engine(Commands):
             lib.iocpd_listener_read(run.native, listener, row)
             rows.append(_rows.listener_stats(row, service))
         return rows
+
+    def service_stats(self) -> list[ServiceStats]:
+        """The counters of each thread of a service in Python, in the order of the listeners."""
+        run = self._started()
+        return thread_stats(run, run.service_threads)
 
     def connections(self, filter: Filter | None = None, *, limit: int = 100, cursor: Cursor | None = None) -> Page:
         """A page of the connections that match.
