@@ -35,7 +35,7 @@ from iocpd.core.config import BACKENDS, LISTENERS_MAX, SERVICES, WORKERS_MAX, mi
 
 def test_names_and_bounds_are_the_engines() -> None:
     assert [ffi.string(lib.iocpd_backend_name(number)).decode() for number in range(1, 4)] == list(BACKENDS[1:])
-    assert [getattr(lib, f"IOCPD_{name.upper()}") for name in SERVICES] == [0, 1, 2]
+    assert [getattr(lib, f"IOCPD_{name.upper()}") for name in SERVICES] == list(range(len(SERVICES)))
     assert [getattr(lib, f"IOCPD_PHASE_{phase.name}") for phase in Phase] == list(range(len(Phase)))
     assert (None, *Reason) == rows.REASONS
     assert (WORKERS_MAX, LISTENERS_MAX) == (lib.IOCPD_WORKERS_MAX, lib.IOCPD_LISTENERS_MAX)
