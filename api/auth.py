@@ -18,34 +18,78 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from iocpd.api import problems
+from iocpd.api.access.attempts import Attempts
+from iocpd.api.access.store import KeyStore
 from iocpd.api.keys import ALL_SCOPES, Caller, KeyRing
+from iocpd.api.logs import get_logger
 from iocpd.api.problems import Problem
 from iocpd.api.settings import is_loopback
 
 LOCAL = Caller("local", ALL_SCOPES)
 """Who asks when there are no keys."""
 
+WRONG_KEYS_BURST = 20
+WRONG_KEYS_PER_S = 1 / 6
+"""An address may send so many wrong keys at once, and then so many a second."""
+
 _LOOPBACK_HOST = re.compile(r"(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[0-9]+)?", re.IGNORECASE)
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="key", description="A key that `iocpd keys add` made.")
+_CHALLENGE = 'Bearer realm="iocpd"'
+_INVALID = {"www-authenticate": f'{_CHALLENGE}, error="invalid_token"'}
+
+_log = get_logger("iocpd.access")
 
 
-def authenticate(keys: KeyRing | None, scope: Scope) -> Caller:
-    """The caller of a request; Problem 401 or 403. `keys` is None when there is no key file."""
-    headers = Headers(scope=scope)
-    if keys is None:
-        return _authenticate_local(scope, headers)
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
-        detail = (
-            "this API needs a key: send Authorization: Bearer iocpd_...; `iocpd keys add NAME --role ROLE` makes one"
-        )
-        raise Problem(problems.KEY_MISSING, detail, headers={"www-authenticate": 'Bearer realm="iocpd"'})
-    caller = keys.find(key.strip())
-    if caller is None:
-        challenge = 'Bearer realm="iocpd", error="invalid_token"'
-        raise Problem(problems.KEY_UNKNOWN, headers={"www-authenticate": challenge})
-    return caller
+class Gate:
+    """Lets requests in, or not. For the event loop's thread alone.
+
+    Wrong keys are limited for each client address. A right key is taken at any time: many clients may share an address,
+    and one that tries an old key again and again must not lock out the operator who is to stop it. The limit bounds
+    what wrong keys cost and how much they write; what keeps them from being guessed is their length.
+    """
+
+    def __init__(self, keys: KeyStore) -> None:
+        self.keys = keys
+        self.wrong_keys = {"refused": 0, "limited": 0}
+        """Requests with a wrong key since the start: those that were told so, and those beyond the limit."""
+        self._attempts = Attempts(burst=WRONG_KEYS_BURST, per_s=WRONG_KEYS_PER_S)
+
+    def authenticate(self, scope: Scope) -> Caller:
+        """The caller of a request; Problem 401, 403 or 429."""
+        headers = Headers(scope=scope)
+        keys = self.keys.current()
+        if keys is None:
+            return _authenticate_local(scope, headers)
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            detail = (
+                "this API needs a key: send Authorization: Bearer iocpd_...;"
+                " `iocpd keys add NAME --role ROLE` makes one"
+            )
+            raise Problem(problems.KEY_MISSING, detail, headers={"www-authenticate": _CHALLENGE})
+        return self._admit(keys, key.strip(), scope["client"][0])
+
+    def _admit(self, keys: KeyRing, key: str, client: str) -> Caller:
+        caller = keys.find(key)
+        if caller is None and (newest := self.keys.current(at_once=True)) is not None and newest is not keys:
+            caller = newest.find(key)  # it was made a moment ago
+        if caller is None:
+            if wait := self._attempts.take(client):
+                self.wrong_keys["limited"] += 1
+                detail = (
+                    f"{client} has sent too many keys that are not accepted; a right one is taken at any time,"
+                    f" the next wrong one in {wait} s"
+                )
+                raise Problem(problems.TOO_MANY_WRONG_KEYS, detail, headers={"retry-after": str(wait)})
+            self.wrong_keys["refused"] += 1
+            _log.warning("wrong key", client=client)
+            raise Problem(problems.KEY_UNKNOWN, headers=_INVALID)
+        if caller.expired():
+            assert caller.expires_at is not None
+            detail = f"the key {caller.name!r} expired at {caller.expires_at.isoformat()}; ask for another one"
+            raise Problem(problems.KEY_EXPIRED, detail, headers=_INVALID)
+        return caller
 
 
 def _authenticate_local(scope: Scope, headers: Headers) -> Caller:

@@ -6,29 +6,41 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from iocpd.api.audit.trail import AuditTrail
+from iocpd.api.auth import Gate
+from iocpd.api.bans.service import Bans
 from iocpd.api.connections.sorting import SortedListings
+from iocpd.api.events.streams import EventStreams
 from iocpd.api.identity import Instance
-from iocpd.api.keys import KeyRing
+from iocpd.api.jobs.store import Jobs
+from iocpd.api.messages.rate import MessageRate
 from iocpd.api.metrics.requests import RequestMetrics
 from iocpd.api.paging import Cursors
 from iocpd.api.settings import Settings
 from iocpd.core import Engine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Context:
     """One application: an engine and what the API knows beside it."""
 
     engine: Engine
     settings: Settings
-    keys: KeyRing | None
-    """None: there is no key file."""
+    """Replaced as a whole, on the event loop, when they are read again: take what belongs together from one of them."""
+    gate: Gate
+    audit: AuditTrail
+    reread: Callable[[], Settings]
+    """What the sources of the settings say now; SettingsError."""
     on_shutdown: Callable[[], None]
     """Called on the event loop once a drain that stops the engine has begun."""
     request_metrics: RequestMetrics
-    instance: Instance = field(default_factory=Instance)
+    bans: Bans
+    streams: EventStreams
+    instance: Instance
     cursors: Cursors = field(default_factory=Cursors)
     sorted: SortedListings = field(default_factory=SortedListings)
+    message_rate: MessageRate = field(default_factory=MessageRate)
+    jobs: Jobs = field(default_factory=Jobs)
 
 
 async def _context(request: Request) -> Context:

@@ -5,6 +5,7 @@ from iocpd.api.connections.rows import closed_row, ended_text
 from iocpd.api.context import Context
 from iocpd.api.problems import Problem
 from iocpd.core import (
+    BanTableFull,
     ConfigurationError,
     ConnectionClosing,
     ConnectionEnded,
@@ -44,6 +45,8 @@ def to_problem(context: Context, error: EngineError) -> Problem:
                 " try again when its client has read some"
             )
             return Problem(problems.SEND_QUEUE_FULL, detail)
+        case BanTableFull():
+            return Problem(problems.BANS_FULL)
         case EngineBusy():
             return Problem(problems.ENGINE_BUSY)
         case EngineStopped():

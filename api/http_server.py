@@ -98,7 +98,7 @@ class HttpServer(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 log_config=None,
-                access_log=settings.access_log,
+                access_log=False,  # api/middleware.py writes one, without queries
                 proxy_headers=False,
                 server_header=False,
                 backlog=_BACKLOG,

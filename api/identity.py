@@ -11,7 +11,8 @@ import secrets
 # No vowels, so no words; no l, o, 0, 1, so it can be read aloud.
 _ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
 _LETTERS = 6
-_ID = re.compile(rf"([{_ALPHABET}]{{{_LETTERS}}})-([1-9a-f][0-9a-f]{{0,15}}|0)")
+NAME_PATTERN = rf"[{_ALPHABET}]{{{_LETTERS}}}"
+ID_PATTERN = rf"({NAME_PATTERN})-([1-9a-f][0-9a-f]{{0,15}}|0)"
 
 
 class ForeignId(Exception):
@@ -25,13 +26,18 @@ class Instance:
         self.name = "".join(secrets.choice(_ALPHABET) for _ in range(_LETTERS))
         self.prefix = self.name + "-"
 
+    @staticmethod
+    def is_name(text: str) -> bool:
+        """Whether some run might be called so."""
+        return re.fullmatch(NAME_PATTERN, text) is not None
+
     def encode(self, token: int) -> str:
         """The id on the wire of the engine's connection `token`."""
         return f"{self.prefix}{token:x}"
 
     def decode(self, text: str) -> int | None:
         """The engine's token; None if `text` is not an id at all; ForeignId if another run gave it out."""
-        match = _ID.fullmatch(text)
+        match = re.fullmatch(ID_PATTERN, text)
         if match is None:
             return None
         if match[1] != self.name:

@@ -1,23 +1,28 @@
-"""Bearer keys: scopes, roles, and the file that they are kept in. Knows nothing of HTTP.
+"""Bearer keys: scopes, roles, expiry, and the file that they are kept in. Knows nothing of HTTP.
 
 A key is 256 random bits, so its plain SHA-256 can be neither guessed nor searched: a slow password hash would guard
 against nothing here and would cost every request its time. The file holds hashes alone; a key is shown once, when it is
 made.
+
+The file may be changed by a running service and by `iocpd keys` at the same time: each change reads, changes and
+replaces it under a lock. A running service sees what others have changed (`iocpd.api.access.store`).
 """
 
 import hashlib
 import hmac
 import json
-import os
 import re
 import secrets
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from iocpd.api.durable import replace_file
+from iocpd.api.file_lock import FileBusy, exclusively
 
 SCOPES = {
     "connections:read": "list connections and those that ended",
@@ -47,7 +52,11 @@ ROLES = {
 }
 Role = Literal["viewer", "operator", "admin"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}"
+RESERVED_NAMES = frozenset({"anonymous", "local", "system"})
+"""What the audit calls who has no key: nobody else may have these names."""
+MAX_KEYS = 10_000
+
 _KEY_PREFIX = "iocpd_"
 
 
@@ -59,12 +68,29 @@ class KeyFileMissing(KeyFileError):
     """There is no such file."""
 
 
+class KeyExists(KeyFileError):
+    """There is a key of that name already."""
+
+
+class KeyUnknown(KeyFileError):
+    """There is no key of that name."""
+
+
+class LastKeeper(KeyFileError):
+    """Without this key nobody could make or revoke keys through the API any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is asking: the key's name, and what it may do."""
+    """Who is asking: the key's name, what it may do, and until when."""
 
     name: str
     scopes: frozenset[str]
+    expires_at: datetime | None = None
+
+    def expired(self) -> bool:
+        """Whether its time is over."""
+        return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
 
 
 class KeyRecord(BaseModel):
@@ -74,35 +100,43 @@ class KeyRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=f"^{_NAME.pattern}$")
+    name: str = Field(pattern=f"^{NAME_PATTERN}$")
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     role: Role | None = None
     scopes: tuple[str, ...] = ()
     created_at: datetime
+    expires_at: AwareDatetime | None = None
 
-    def granted(self) -> frozenset[str]:
-        """Every scope that this key has."""
-        return frozenset(self.scopes) | (ROLES[self.role] if self.role else frozenset())
+    def caller(self) -> Caller:
+        """Who asks with this key; with every scope that it has."""
+        scopes = frozenset(self.scopes) | (ROLES[self.role] if self.role else frozenset())
+        return Caller(self.name, scopes, self.expires_at)
 
 
 class _KeyFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: Literal[1] = 1
-    keys: Annotated[list[KeyRecord], Field(max_length=10_000)] = []
+    keys: Annotated[list[KeyRecord], Field(max_length=MAX_KEYS)] = []
 
 
 class KeyRing:
     """The keys that the API accepts."""
 
     def __init__(self, records: list[KeyRecord]) -> None:
-        self._keys = [(bytes.fromhex(record.sha256), Caller(record.name, record.granted())) for record in records]
+        self._keys = [(bytes.fromhex(record.sha256), record.caller()) for record in records]
 
     def __len__(self) -> int:
         return len(self._keys)
 
+    def same(self, other: "KeyRing") -> bool:
+        """Whether both have the same keys, for the same."""
+        return self._keys == other._keys
+
     def find(self, key: str) -> Caller | None:
-        """Whose key it is. Compares with every key in constant time, so the time taken tells nothing about them."""
+        """Whose key it is, also when it has expired. Compares with every key in constant time, so the time taken tells
+        nothing about them.
+        """
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         found = None
         for known, caller in self._keys:
@@ -125,49 +159,99 @@ def read_keys(path: Path) -> list[KeyRecord]:
         raise KeyFileError(f"{path} is not a key file: {where + ': ' if where else ''}{first['msg']}") from None
 
 
-def add_key(path: Path, name: str, *, role: Role | None = None, scopes: tuple[str, ...] = ()) -> str:
-    """Makes a key, stores its hash, and returns the key itself; nobody can read it again. KeyFileError."""
-    if not _NAME.fullmatch(name):
+def add_key(
+    path: Path,
+    name: str,
+    *,
+    role: Role | None = None,
+    scopes: tuple[str, ...] = (),
+    expires_in: float | None = None,
+) -> str:
+    """Makes a key, stores its hash, and returns the key itself; nobody can read it again.
+
+    expires_in: seconds until it is refused; None: it never is. KeyFileError; KeyExists.
+    """
+    return create_key(path, name, role=role, scopes=scopes, expires_in=expires_in)[0]
+
+
+def create_key(
+    path: Path,
+    name: str,
+    *,
+    role: Role | None = None,
+    scopes: tuple[str, ...] = (),
+    expires_in: float | None = None,
+) -> tuple[str, KeyRecord]:
+    """As add_key, with what the file says of the key beside it."""
+    if not re.fullmatch(NAME_PATTERN, name):
         raise KeyFileError(f"{name!r} is not a name for a key: use up to 64 letters, digits, dots, dashes, @ and _")
+    if name in RESERVED_NAMES:
+        raise KeyFileError(f"{name!r} is what the audit calls somebody without a key: choose another name")
     if unknown := sorted(set(scopes) - ALL_SCOPES):
         raise KeyFileError(f"there is no scope {unknown[0]!r}; scopes are {', '.join(SCOPES)}")
-    try:
-        records = read_keys(path)
-    except KeyFileMissing:
-        records = []
-    if any(record.name == name for record in records):
-        raise KeyFileError(f"there is a key named {name!r} already: choose another name, or revoke that one first")
     key = _KEY_PREFIX + secrets.token_urlsafe(32)
-    digest = hashlib.sha256(key.encode()).hexdigest()
     now = datetime.now(UTC).replace(microsecond=0)
-    _write(path, [*records, KeyRecord(name=name, sha256=digest, role=role, scopes=scopes, created_at=now)])
-    return key
+    try:
+        expires_at = None if expires_in is None else now + timedelta(seconds=expires_in)
+    except OverflowError:
+        raise KeyFileError(f"a key can't expire in {expires_in:g} seconds: that is beyond the calendar") from None
+    record = KeyRecord(
+        name=name,
+        sha256=hashlib.sha256(key.encode()).hexdigest(),
+        role=role,
+        scopes=scopes,
+        created_at=now,
+        expires_at=expires_at,
+    )
+
+    def change(records: list[KeyRecord]) -> list[KeyRecord]:
+        if any(each.name == name for each in records):
+            raise KeyExists(f"there is a key named {name!r} already: choose another name, or revoke that one first")
+        if len(records) >= MAX_KEYS:
+            raise KeyFileError(f"there are {MAX_KEYS} keys, and no more are allowed: revoke some first")
+        return [*records, record]
+
+    _change(path, change)
+    return key, record
 
 
-def revoke_key(path: Path, name: str) -> None:
-    """Removes the key with this name; KeyFileError if there is none."""
-    records = read_keys(path)
-    left = [record for record in records if record.name != name]
-    if len(left) == len(records):
-        raise KeyFileError(f"there is no key named {name!r} in {path}")
-    _write(path, left)
+def revoke_key(path: Path, name: str, *, keep_keeper: bool = False) -> None:
+    """Removes the key with this name. KeyFileError; KeyUnknown.
+
+    keep_keeper: LastKeeper if no key that can make keys would be left; that one can then only be removed by somebody
+    who can change the file.
+    """
+
+    def change(records: list[KeyRecord]) -> list[KeyRecord]:
+        left = [record for record in records if record.name != name]
+        if len(left) == len(records):
+            raise KeyUnknown(f"there is no key named {name!r} in {path}")
+        if keep_keeper and _keepers(records) and not _keepers(left):
+            raise LastKeeper(
+                f"{name!r} is the last key with keys:write: make another one first, or use `iocpd keys revoke`"
+            )
+        return left
+
+    _change(path, change)
 
 
-def _write(path: Path, records: list[KeyRecord]) -> None:
-    content = _KeyFile(keys=records).model_dump(mode="json", exclude_defaults=True) | {"version": 1}
+def _keepers(records: list[KeyRecord]) -> bool:
+    callers = [record.caller() for record in records]
+    return any("keys:write" in caller.scopes and not caller.expired() for caller in callers)
+
+
+def _change(path: Path, change: Callable[[list[KeyRecord]], list[KeyRecord]]) -> None:
+    path = path.resolve()  # a link stays one
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # A reader sees the old file or the new one, never a part; mkstemp makes it readable by its owner alone.
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with exclusively(path):
+            try:
+                records = read_keys(path)
+            except KeyFileMissing:
+                records = []
+            content = _KeyFile(keys=change(records)).model_dump(mode="json", exclude_defaults=True) | {"version": 1}
+            replace_file(path, [json.dumps(content, indent=2).encode(), b"\n"])
+    except FileBusy as error:
+        raise KeyFileError(str(error)) from error
     except OSError as error:
-        raise KeyFileError(f"cannot write the key file {path}: {error.strerror}") from error
+        raise KeyFileError(f"cannot write the key file {path}: {error.strerror or error}") from error

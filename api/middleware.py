@@ -1,17 +1,20 @@
 """What happens around every request: its id, who asks, bounds on its body, its metrics, and the answer to a bug."""
 
 import asyncio
-import logging
 import re
 import time
 import uuid
+from typing import Any
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from iocpd.api import problems
-from iocpd.api.auth import authenticate
+from iocpd.api.audit.requests import RequestAudit
 from iocpd.api.context import Context
+from iocpd.api.idempotency import REPLAYED
+from iocpd.api.logs import get_logger
 from iocpd.api.problems import Problem, response_of
 
 BODY_SECONDS = 30.0
@@ -25,42 +28,50 @@ _DISCARD_BYTES = 16 * 1024 * 1024
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._~:/+=-]{1,80}")
 _GUARDED = ("/v1", "/metrics")
 
-_log = logging.getLogger("iocpd.api")
+_log = get_logger("iocpd.api")
+_access_log = get_logger("iocpd.access")
 
 
 class RequestMiddleware:
     """Pure ASGI, so that a stream passes through as it is."""
 
-    def __init__(self, app: ASGIApp, context: Context) -> None:
+    def __init__(self, app: ASGIApp, context: Context, audit: RequestAudit) -> None:
         self.app = app
         self.context = context
+        self.audit = audit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.perf_counter()
-        headers = Headers(scope=scope)
-        given = headers.get("x-request-id", "")
+        given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            await self._serve(scope, receive, send, request_id)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
+        started = time.perf_counter()
         status = 0
+        replayed = False
 
         async def send_and_note(message: Message) -> None:
-            nonlocal status
+            nonlocal status, replayed
             if message["type"] == "http.response.start":
                 status = message["status"]
                 out = MutableHeaders(scope=message)
                 out["x-request-id"] = request_id
                 out.setdefault("cache-control", "no-store")
+                if replayed := REPLAYED in out:
+                    self.context.request_metrics.note_replayed()
                 if status in (408, 413):
                     out["connection"] = "close"  # the rest of the body may still be on its way
             await send(message)
 
         try:
             if scope["path"].startswith(_GUARDED):
-                scope["state"]["caller"] = authenticate(self.context.keys, scope)
-            bounded = await _bounded_receive(headers, receive, self.context.settings.max_body_bytes)
+                scope["state"]["caller"] = self.context.gate.authenticate(scope)
+            bounded = await _bounded_receive(Headers(scope=scope), receive, self.context.settings.max_body_bytes)
             await self.app(scope, bounded, send_and_note)
         except Problem as problem:
             await response_of(problem, scope)(scope, receive, send_and_note)
@@ -70,13 +81,33 @@ class RequestMiddleware:
             if not status:
                 await response_of(Problem(problems.ENGINE_STOPPED), scope)(scope, receive, send_and_note)
         except Exception:
-            _log.exception("%s %r failed (request %s)", scope["method"], scope["path"], request_id)
+            _log.exception("request failed", method=scope["method"], path=scope["path"])
             if status:
                 raise  # too late for an answer: the server cuts the connection
             await response_of(Problem(problems.INTERNAL_ERROR), scope)(scope, receive, send_and_note)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
-            self.context.request_metrics.note(scope["method"], route, status, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self.context.request_metrics.note(scope["method"], route, status, seconds)
+            if (code := scope["state"].get("problem")) is not None:
+                self.context.request_metrics.note_problem(code)
+            self.audit.note(scope, status, replayed=replayed)
+            if self.context.settings.access_log:
+                _note_access(scope, status, seconds)
+
+
+def _note_access(scope: Scope, status: int, seconds: float) -> None:
+    """A line in the log. Without the query: a farewell may be in it, and that is a payload."""
+    caller: Any = scope["state"].get("caller")
+    _access_log.info(
+        "request",
+        method=scope["method"],
+        path=scope["path"],
+        status=status or None,
+        ms=round(seconds * 1000, 1),
+        actor=caller and caller.name,
+        client=scope["client"][0],
+    )
 
 
 async def _bounded_receive(headers: Headers, receive: Receive, limit: int) -> Receive:

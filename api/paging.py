@@ -12,11 +12,11 @@ import hmac
 import secrets
 import struct
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import Query
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
 from iocpd.api import problems
 from iocpd.api.problems import Problem
@@ -25,18 +25,23 @@ from iocpd.api.problems import Problem
 _LAYOUT = struct.Struct(">4sQQII")
 _SEAL_BYTES = 8
 
+_LENGTH = (_LAYOUT.size + _SEAL_BYTES) * 4 // 3  # a multiple of 3 bytes, so there is no padding
+
 Position = tuple[int, int, int]
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 
 Limit = Annotated[int, Field(ge=1, le=MAX_LIMIT, description="how many items a page has at most")]
+# The document says what a cursor looks like; what looks otherwise gets `cursor_malformed`.
+_Cursor = Annotated[
+    str, Field(max_length=200), WithJsonSchema({"type": "string", "pattern": f"^[A-Za-z0-9_-]{{{_LENGTH}}}$"})
+]
 CursorText = Annotated[
-    str | None,
-    Field(max_length=200, description="`next_cursor` of the page before; only together with the same filters"),
+    _Cursor | None, Field(description="`next_cursor` of the page before; only together with the same filters")
 ]
 LimitParam = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="how many items a page has at most")]
-CursorParam = Annotated[str | None, Query(max_length=200, description="`next_cursor` of the page before")]
+CursorParam = Annotated[_Cursor | None, Query(description="`next_cursor` of the page before")]
 Count = Literal["none", "exact"]
 
 
@@ -77,6 +82,17 @@ class Cursors:
 
     def _seal(self, listing: str, packed: bytes) -> bytes:
         return hashlib.blake2b(packed + listing.encode(), key=self._key, digest_size=_SEAL_BYTES).digest()
+
+
+NEXT_PAGE: dict[str, Any] = {
+    "headers": {
+        "Link": {
+            "description": 'the next page, as `<...>; rel="next"`; not on the last one',
+            "schema": {"type": "string", "pattern": '^<[^>]+>; rel="next"$'},
+        }
+    }
+}
+"""FastAPI's `responses=` for a 200 with the header of link_next."""
 
 
 def link_next(path: str, query: list[tuple[str, str]], cursor: str | None) -> dict[str, str]:

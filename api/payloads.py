@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
+from pydantic.config import JsonDict
 
 from iocpd.api import problems
 from iocpd.api.problems import Problem
@@ -30,6 +31,10 @@ def _exactly_one(schema: dict[str, Any]) -> None:
         "oneOf": [_one_of("text", text), _one_of("base64", encoded)],
         "examples": [{"text": "maintenance at 12:00\n"}, {"base64": "AAEC"}],
     }
+
+
+NOT_EMPTY: JsonDict = {"properties": {"text": {"minLength": 1}, "base64": {"minLength": 1}}}
+"""Beside a reference to Payload: at least one byte."""
 
 
 class Payload(BaseModel):
@@ -105,8 +110,8 @@ PAYLOAD_REQUEST_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/Payload"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "application/json": {"schema": {"$ref": "#/components/schemas/Payload", **NOT_EMPTY}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary", "minLength": 1}},
         },
     }
 }

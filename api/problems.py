@@ -104,9 +104,121 @@ SNAPSHOT_EXPIRED = Kind(
 DRAIN_CONFLICT = Kind(
     "drain_conflict", 409, "The drain can't be changed so", "a drain is under way; GET it to watch, DELETE it to cancel"
 )
+BAN_UNKNOWN = Kind(
+    "ban_unknown", 404, "No such ban", "there is no ban 'k3f9qzw7hx', or it is over; GET /v1/bans lists them"
+)
+BAN_EXISTS = Kind(
+    "ban_exists",
+    409,
+    "There is a ban already",
+    "192.0.2.0/24 is banned already, as k3f9qzw7hx; DELETE that first to change it",
+)
+BANS_FULL = Kind(
+    "bans_full", 507, "Too many bans", "there is room for max_bans (131072); lift some, ban blocks, or raise max_bans"
+)
+BANS_NOT_SAVED = Kind(
+    "bans_not_saved",
+    507,
+    "The bans could not be saved",
+    "cannot write /var/lib/iocpd/bans.json: No space left on device; no ban has changed",
+)
+TOO_MANY_STREAMS = Kind(
+    "too_many_streams",
+    429,
+    "Too many event streams",
+    "64 streams of events are open, and that is as many as there may be; close one",
+    retry_after_s=5,
+)
+MESSAGE_RATE = Kind(
+    "message_rate",
+    429,
+    "Too many messages to one connection",
+    "k3f9qz-1c00001 gets at most 10 messages a second (messages_per_s_per_connection); try again in a second",
+    retry_after_s=1,
+)
+JOB_UNKNOWN = Kind(
+    "job_unknown",
+    404,
+    "No such job",
+    "there is no job 'Pm3n0v_xkQ2d' here; it is forgotten 15 minutes after its end, or when many end, or by a restart",
+)
+TOO_MANY_JOBS = Kind(
+    "too_many_jobs",
+    429,
+    "Too many jobs",
+    "16 jobs run at once, and no more: wait for one of them, or cancel one with DELETE",
+    retry_after_s=1,
+)
+IDEMPOTENCY_KEY_MALFORMED = Kind(
+    "idempotency_key_malformed",
+    400,
+    "Not an idempotency key",
+    "give one Idempotency-Key of 1 to 255 visible ASCII characters, such as a UUID, with or without quotes",
+)
+IDEMPOTENCY_IN_FLIGHT = Kind(
+    "idempotency_in_flight",
+    409,
+    "The first request is under way",
+    "the request with this Idempotency-Key has not been answered yet; send it again in a moment for its answer",
+    retry_after_s=1,
+)
+IDEMPOTENCY_MISMATCH = Kind(
+    "idempotency_mismatch",
+    422,
+    "The idempotency key belongs to another request",
+    "this Idempotency-Key came with another path, query or body before; give each request a new one",
+)
+IDEMPOTENCY_FULL = Kind(
+    "idempotency_full",
+    503,
+    "Too many requests with idempotency keys",
+    "1000 requests with an Idempotency-Key are under way; try again in a moment",
+    retry_after_s=1,
+)
 KEY_MISSING = Kind("key_missing", 401, "A key is needed", "send a key as Authorization: Bearer iocpd_...")
 KEY_UNKNOWN = Kind(
     "key_unknown", 401, "The key is not accepted", "the key that was sent is not known here, or was revoked"
+)
+KEY_EXPIRED = Kind("key_expired", 401, "The key has expired", "the key 'alice' expired at 2025-01-31T12:00:00+00:00")
+TOO_MANY_WRONG_KEYS = Kind(
+    "too_many_wrong_keys",
+    429,
+    "Too many wrong keys",
+    "192.0.2.7 has sent too many keys that are not accepted; a right one is taken at any time",
+    retry_after_s=6,
+)
+KEY_EXISTS = Kind(
+    "key_exists",
+    409,
+    "There is a key of that name",
+    "there is a key named 'alice' already: choose another name, or revoke that one first",
+)
+KEY_NAME_UNKNOWN = Kind(
+    "key_name_unknown", 404, "No such key", "there is no key named 'alice'; GET /v1/keys lists them"
+)
+LAST_KEY_WRITER = Kind(
+    "last_key_writer",
+    409,
+    "The last key that can make keys",
+    "'alice' is the last key with keys:write: make another one first, or use `iocpd keys revoke`",
+)
+KEYS_UNAVAILABLE = Kind(
+    "keys_unavailable",
+    503,
+    "The key file can't be used",
+    "cannot write the key file /var/lib/iocpd/keys.json: Read-only file system",
+)
+AUDIT_UNAVAILABLE = Kind(
+    "audit_unavailable",
+    503,
+    "The audit can't be read",
+    "cannot read the audit in /var/lib/iocpd: Input/output error",
+)
+SETTINGS_REFUSED = Kind(
+    "settings_refused",
+    422,
+    "The settings can't be used",
+    "nothing has changed: /etc/iocpd.toml, line 3: idle_timeout is 'soon': write a duration as 90s or 5m",
 )
 SCOPE_MISSING = Kind(
     "scope_missing", 403, "The key may not do this", "the key 'alice' has no scope connections:kick, which this needs"
@@ -166,9 +278,17 @@ _BY_STATUS = {
     415: UNSUPPORTED_MEDIA_TYPE,
 }
 
-# Every route may answer with these.
-EVERYWHERE = (INTERNAL_ERROR,)
-AUTHORISED = (KEY_MISSING, KEY_UNKNOWN, SCOPE_MISSING, ORIGIN_REFUSED)
+# Every route may answer with these, the last ones before it is known which it would have been.
+EVERYWHERE = (
+    INTERNAL_ERROR,
+    ENGINE_STOPPED,
+    BAD_REQUEST,
+    REQUEST_TIMEOUT,
+    BODY_TOO_LARGE,
+    HEADERS_TOO_LARGE,
+    TOO_MANY_REQUESTS_AT_ONCE,
+)
+AUTHORISED = (KEY_MISSING, KEY_UNKNOWN, KEY_EXPIRED, TOO_MANY_WRONG_KEYS, SCOPE_MISSING, ORIGIN_REFUSED)
 WITH_BODY = (BODY_TOO_LARGE, MALFORMED_JSON, UNSUPPORTED_MEDIA_TYPE, REQUEST_TIMEOUT)
 
 
@@ -235,7 +355,8 @@ def body_of(problem: Problem, request_id: str) -> dict[str, Any]:
 
 
 def response_of(problem: Problem, scope: Scope) -> Response:
-    """The HTTP response for a problem."""
+    """The HTTP response for a problem; the request's state notes its code, for log and audit."""
+    scope.setdefault("state", {})["problem"] = problem.kind.code
     headers = dict(problem.headers or {})
     if problem.kind.retry_after_s is not None:
         headers.setdefault("retry-after", str(problem.kind.retry_after_s))
@@ -299,6 +420,16 @@ def _field_problem(item: Mapping[str, Any]) -> dict[str, str]:
     return {"location": str(location), "field": ".".join(map(str, path)), "code": str(item["type"]), "detail": detail}
 
 
+_CHALLENGE = {"description": "what is asked for (RFC 6750)", "schema": {"type": "string", "pattern": "^Bearer "}}
+_RETRY_AFTER = {"description": "try again after so many seconds", "schema": {"type": "integer", "minimum": 1}}
+_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {**_CHALLENGE, "required": True}},
+    403: {"WWW-Authenticate": _CHALLENGE},
+    429: {"Retry-After": {**_RETRY_AFTER, "required": True}},
+    503: {"Retry-After": _RETRY_AFTER},
+}
+
+
 def responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
     """FastAPI's `responses=` for these kinds: the schema, and an example of each."""
     found: dict[int | str, dict[str, Any]] = {}
@@ -310,6 +441,8 @@ def responses(*kinds: Kind) -> dict[int | str, dict[str, Any]]:
                 "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}, "examples": {}}},
             },
         )
+        if header := _HEADERS.get(kind.status):
+            entry["headers"] = header
         if kind.title not in entry["description"]:
             entry["description"] += f"; {kind.title[0].lower()}{kind.title[1:]}"
         value = body_of(Problem(kind), "5f2c7d1e9a")

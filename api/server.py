@@ -7,6 +7,7 @@ once.
 
 import asyncio
 import contextlib
+import contextvars
 import gc
 import logging
 import os
@@ -14,17 +15,26 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import FrameType
 
 import prometheus_client
 
+from iocpd.api import logs
+from iocpd.api.access.store import KeyStore
 from iocpd.api.app import create_app
+from iocpd.api.audit.entries import SYSTEM
+from iocpd.api.audit.trail import AuditTrail
+from iocpd.api.bans.file import BanFileError
+from iocpd.api.context import Context
 from iocpd.api.http_server import HttpServer, ListenFailure, listen
-from iocpd.api.keys import KeyFileError, KeyFileMissing, KeyRing, read_keys
+from iocpd.api.keys import KeyFileError
 from iocpd.api.metrics.requests import RequestMetrics
-from iocpd.api.node.service import drain
-from iocpd.api.settings import HttpAddress, Settings, is_loopback
+from iocpd.api.node.reload import reload
+from iocpd.api.node.service import describe_reload, drain
+from iocpd.api.settings import HttpAddress, Settings, SettingsError, is_loopback, read_again
+from iocpd.api.supervisor import Supervisor
 from iocpd.api.version import version
 from iocpd.core import Engine, EngineError, EngineStopped, lower_priority
 
@@ -36,7 +46,7 @@ _JOIN_MARGIN_SECONDS = 15.0
 # what comes together is one signal.
 _SAME_SIGNAL_SECONDS = 0.3
 
-_log = logging.getLogger("iocpd.server")
+_log = logs.get_logger("iocpd.server")
 
 
 class StartFailure(Exception):
@@ -45,11 +55,7 @@ class StartFailure(Exception):
 
 def serve(settings: Settings) -> int:
     """Runs until a signal or the API ends it; the exit status. StartFailure."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    logs.configure(settings.log_level, settings.log_format)
     # As many series again, and nobody reads them.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     keys = _load_keys(settings)
@@ -60,7 +66,7 @@ def serve(settings: Settings) -> int:
         raise StartFailure(str(error)) from None
     with listener:
         host, port = listener.getsockname()[:2]
-        if keys is None and not is_loopback(host):
+        if keys.current() is None and not is_loopback(host):
             raise StartFailure(
                 f"--http {settings.http} can be reached from other machines, and there is no key file at"
                 f" {settings.keys_path}: make a key with `iocpd keys add NAME --role admin`, or listen on 127.0.0.1"
@@ -73,27 +79,41 @@ def serve(settings: Settings) -> int:
 
 
 class _Service:
-    def __init__(self, settings: Settings, keys: KeyRing | None, http: HttpAddress, limit_note: str) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, keys: KeyStore, http: HttpAddress, limit_note: str) -> None:
         self._keys = keys
         self._http = http
         self._limit_note = limit_note
         self._engine = Engine(settings.engine_config())
+        self._audit = AuditTrail(settings.state_dir, max_bytes=settings.audit_max_bytes, files=settings.audit_files)
         self._stopping = asyncio.Event()
         self._signalled_at: float | None = None
+        self._metrics = RequestMetrics()
+        self._app = create_app(
+            self._engine,
+            settings,
+            keys=keys,
+            audit=self._audit,
+            reread=lambda: _read_again(settings),
+            on_shutdown=self._stopping.set,
+            request_metrics=self._metrics,
+        )
+        self._context: Context = self._app.state.context
+        self._supervisor = Supervisor()
 
     async def run(self, listener: socket.socket) -> int:
         self._take_signals(asyncio.get_running_loop())
-        metrics = RequestMetrics()
-        app = create_app(
-            self._engine, self._settings, keys=self._keys, on_shutdown=self._stopping.set, request_metrics=metrics
-        )
         try:
             self._engine.start()
         except EngineError as error:
             raise StartFailure(" ".join(str(error).split())) from None
+        try:
+            await self._context.bans.load()
+        except (BanFileError, EngineError) as error:
+            await asyncio.to_thread(self._engine.stop, deadline=0)
+            raise StartFailure(" ".join(str(error).split())) from None
         lower_priority()  # a client of the service must not wait for one of the API, even on one processor
-        server = HttpServer(app, self._settings, metrics)
+        self._note("start", f"process {os.getpid()}", detail=f"iocpd {version()}, {self._engine.info().backend}")
+        server = HttpServer(self._app, self._context.settings, self._metrics)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         if await _happens(server.ready, unless=serving):
             # What exists now stays; without it, a collection while somebody lists connections has little to look
@@ -101,13 +121,21 @@ class _Service:
             gc.collect()
             gc.freeze()
             self._announce()
+            self._supervisor.ready()
         if not await _happens(self._stopping, unless=serving):
             _log.error("the HTTP server has ended by itself")
             self._begin_stop("no API")
+        self._supervisor.stopping()
         status = await self._join()
         server.should_exit = True
         await serving
+        self._supervisor.end()
+        await asyncio.to_thread(self._audit.close)
         return status
+
+    def _note(self, action: str, target: str, *, outcome: str = "done", detail: str = "") -> None:
+        """An entry in the audit for what no request asked for."""
+        self._audit.record(actor=SYSTEM, action=f"node-{action}", target=target, outcome=outcome, detail=detail)
 
     def _announce(self) -> None:
         """What a person or a program that started this needs to know, a line for each."""
@@ -116,13 +144,13 @@ class _Service:
         say(f"backend {info.backend}, {info.workers} workers: {info.backend_reason}")
         for stats in self._engine.listener_stats():
             say(f"tcp {HttpAddress(stats.host, stats.port)} {stats.service}")
-        say(f"at most {self._settings.max_connections} TCP connections{self._limit_note}")
+        say(f"at most {self._context.settings.max_connections} TCP connections{self._limit_note}")
         say(f"http http://{self._http} {self._access()}")
         say("ready")
 
     def _access(self) -> str:
-        if self._keys is not None:
-            return f"with keys from {self._settings.keys_path} ({len(self._keys)})"
+        if self._keys.current() is not None:
+            return f"with keys from {self._keys.path} ({self._keys.count})"
         return "without keys, for this machine alone (`iocpd keys add NAME --role admin` makes the first)"
 
     def _take_signals(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -136,34 +164,73 @@ class _Service:
             self._signalled_at = now
             if loop.is_closed():
                 return  # it is over already
-            loop.call_soon_threadsafe(self._begin_stop, name)
+            later(self._obey, name)
+
+        def take_hangup(number: int, frame: FrameType | None) -> None:
+            if not loop.is_closed():
+                later(self._reload)
+
+        def later(obey: Callable[..., None], *arguments: str) -> None:
+            # In a context of its own: the signal may have come in the middle of a request, whose id is not its own.
+            loop.call_soon_threadsafe(obey, *arguments, context=contextvars.Context())
 
         # On Windows a handler runs once the main thread is back from select(); uvicorn's tick brings it back each 0.1
         # s.
         for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), take)
+        if sys.platform != "win32":
+            signal.signal(signal.SIGHUP, take_hangup)
+
+        def take_event() -> None:
+            if not loop.is_closed():
+                later(self._obey, "IOCPD_STOP_EVENT")
+
+        try:
+            self._supervisor.on_stop(take_event)
+        except RuntimeError as error:
+            raise StartFailure(str(error)) from None
+
+    def _obey(self, name: str) -> None:
+        self._note("signal", name)
+        self._begin_stop(name)
 
     def _begin_stop(self, why: str) -> None:
         connections = self._engine.info().connections
-        deadline = self._settings.drain_deadline
-        _log.info("%s: draining %d connections, at most %g s", why, connections, deadline)
+        settings = self._context.settings
+        _log.info(f"{why}: draining {connections} connections, at most {settings.drain_deadline:g} s")
         with contextlib.suppress(EngineStopped):  # it is over already
-            drain(self._engine, self._settings, stop=True)
+            drain(self._engine, settings, stop=True)
         self._stopping.set()
+
+    def _reload(self) -> None:
+        try:
+            view = reload(self._context)
+        except SettingsError as error:
+            for line in error.lines:
+                _log.error("SIGHUP: the settings can't be used, and nothing has changed", reason=line)
+            self._note("reload", "SIGHUP", outcome="settings_refused", detail=error.lines[0])
+        except EngineStopped:
+            _log.info("SIGHUP: nothing is read again, as the service is ending")
+        else:
+            what = describe_reload(view).removeprefix("done, ")
+            _log.info(f"SIGHUP: {what}")
+            self._note("reload", "SIGHUP", detail=what)
 
     async def _join(self) -> int:
         """Waits for the engine's threads; the exit status."""
         while not await asyncio.to_thread(self._engine.join, 0.5):
             deadline = self._engine.drain_progress().deadline_at
             if deadline and (datetime.now(UTC) - deadline).total_seconds() > _JOIN_MARGIN_SECONDS:
-                _log.error("the engine has not stopped %g s after its deadline; giving up", _JOIN_MARGIN_SECONDS)
+                _log.error(f"the engine has not stopped {_JOIN_MARGIN_SECONDS:g} s after its deadline; giving up")
+                self._note("stop", f"process {os.getpid()}", outcome="engine_stuck")
+                self._audit.close()
                 logging.shutdown()
                 os._exit(1)
         progress = self._engine.drain_progress()
-        _log.info(
-            "stopped: %d connections drained, %d cut off", progress.initial - progress.cancelled, progress.cancelled
-        )
+        left = f"{progress.initial - progress.cancelled} connections drained, {progress.cancelled} cut off"
+        _log.info(f"stopped: {left}")
+        self._note("stop", f"process {os.getpid()}", detail=left)
         return 0
 
 
@@ -181,18 +248,25 @@ def say(line: str) -> None:
         print(line, flush=True)
 
 
-def _load_keys(settings: Settings) -> KeyRing | None:
+def _load_keys(settings: Settings) -> KeyStore:
     path = settings.keys_path
     try:
-        return KeyRing(read_keys(path))
-    except KeyFileMissing as error:
-        # A file that was named must be there: a slip in its name would open the API to everybody on this machine.
-        if settings.keys_file is not None:
-            advice = f"make it with `iocpd keys add NAME --role admin --keys {path}`"
-            raise StartFailure(f"{error}; {advice}") from None
-        return None
+        keys = KeyStore(path)
     except KeyFileError as error:
         raise StartFailure(str(error)) from None
+    # A file that was named must be there: a slip in its name would open the API to everybody on this machine.
+    if keys.current() is None and settings.keys_file is not None:
+        advice = f"make it with `iocpd keys add NAME --role admin --keys {path}`"
+        raise StartFailure(f"there is no key file {path}; {advice}")
+    return keys
+
+
+def _read_again(settings: Settings) -> Settings:
+    """What the sources say now, within this process's limits. SettingsError."""
+    try:
+        return _within_file_limit(read_again(settings))[0]
+    except StartFailure as error:
+        raise SettingsError([str(error)]) from None
 
 
 def _within_file_limit(settings: Settings) -> tuple[Settings, str]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -115,6 +115,15 @@ class Settings(BaseSettings):
     inbox_capacity: int = _DEFAULTS.inbox_capacity
     relay_capacity: int = _DEFAULTS.relay_capacity
 
+    event_capacity: int = _DEFAULTS.event_capacity
+    max_bans: int = _DEFAULTS.max_bans
+    max_connections_per_address: int = _DEFAULTS.max_connections_per_address
+    accepts_per_s: int = _DEFAULTS.accepts_per_s
+    accepts_per_s_per_address: int = _DEFAULTS.accepts_per_s_per_address
+
+    # Messages that the API takes for one connection; 0: no limit.
+    messages_per_s_per_connection: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+
     # The drain that a signal starts, and what the API takes for a drain's options that a request leaves out.
     drain_lb_delay: Annotated[Duration, Field(le=86400)] = 0.0
     drain_grace: Annotated[Duration, Field(le=86400)] = 0.0
@@ -128,8 +137,16 @@ class Settings(BaseSettings):
     state_dir: Path = Field(default_factory=_default_state_dir)
     keys_file: Path | None = None
 
+    # The record of who did what: at most audit_files files of about audit_max_bytes each.
+    audit_max_bytes: Annotated[int, Field(ge=4096, le=1024**3)] = 16 * 1024 * 1024
+    audit_files: Annotated[int, Field(ge=2, le=100)] = 8
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"
     access_log: bool = False
+
+    _sources: tuple[Mapping[str, Any], Path | None] | None = PrivateAttr(None)
+    """Flags and file that load_settings has read these from."""
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -172,6 +189,11 @@ class Settings(BaseSettings):
             closed_capacity=self.closed_capacity,
             inbox_capacity=self.inbox_capacity,
             relay_capacity=self.relay_capacity,
+            event_capacity=self.event_capacity,
+            max_bans=self.max_bans,
+            max_connections_per_address=self.max_connections_per_address,
+            accepts_per_s=self.accepts_per_s,
+            accepts_per_s_per_address=self.accepts_per_s_per_address,
         )
 
 
@@ -202,7 +224,15 @@ def load_settings(flags: Mapping[str, Any] | None = None, config: Path | None = 
         raise SettingsError(list(dict.fromkeys(lines))) from None
     except ConfigurationError as error:
         raise SettingsError([str(error)]) from None
+    settings._sources = flags, config
     return settings
+
+
+def read_again(settings: Settings) -> Settings:
+    """What the same flags, variables and file say now. SettingsError."""
+    if settings._sources is None:
+        raise SettingsError(["the settings of this service were not read from anywhere, so they can't be read again"])
+    return load_settings(*settings._sources)
 
 
 def is_loopback(address: str) -> bool:

@@ -8,7 +8,8 @@
 The engine's threads are native and never take Python's lock; `Engine` reads from them and commands them.
 """
 
-from .config import EngineConfig, ListenerConfig
+from ._run import Command
+from .config import CHANGEABLE, EngineConfig, ListenerConfig
 from .engine import TURN_BUCKETS, Broadcast, Engine, KickResult, lower_priority, probe
 from .errors import (
     BackendUnavailable,
@@ -51,12 +52,14 @@ from .model import (
 from .service import Service, ServiceConnection, Timer
 
 __all__ = [
+    "CHANGEABLE",
     "TURN_BUCKETS",
     "BackendUnavailable",
     "BanTableFull",
     "Broadcast",
     "By",
     "ClosedConnection",
+    "Command",
     "ConfigurationError",
     "Connection",
     "ConnectionClosing",

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import base64
 import random
+import time
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import update_wrapper
 from types import MethodType, NoneType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
@@ -45,7 +48,7 @@ class Call(Generic[T_co]):
     Attributes:
         result: The model of a successful answer; str for its text, NoneType if it has no body.
         path: Parameters in `route`.
-        query, json: What is None, is left out. No json at all if nothing is left.
+        query, headers, json: What is None, is left out. No json at all if nothing is left.
         waits: Seconds that the service may take by itself, because it was asked to wait for something.
         retry: False if not even an answer that asks to be tried again is.
     """
@@ -55,19 +58,26 @@ class Call(Generic[T_co]):
     result: type[T_co]
     path: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, object] = field(default_factory=dict)
+    headers: Mapping[str, str | None] = field(default_factory=dict)
     json: Mapping[str, object] = field(default_factory=dict)
     content: bytes | None = None
     waits: float = 0.0
     retry: bool = True
 
-    def request(self, http: httpx.Client | httpx.AsyncClient, timeout: float) -> httpx.Request:
+    def request(
+        self, http: httpx.Client | httpx.AsyncClient, timeout: float, idempotency_key: str | None = None
+    ) -> httpx.Request:
         """The request, which allows `timeout` seconds more than the service was asked to wait."""
         json = _given(self.json)
-        headers = {"content-type": "application/octet-stream"} if self.content is not None else None
+        headers: dict[str, str] = _given(self.headers)
+        if self.content is not None:
+            headers["content-type"] = "application/octet-stream"
+        if idempotency_key is not None:
+            headers["idempotency-key"] = f'"{idempotency_key}"'
         return http.build_request(
             self.method,
             self.route.format_map({name: _segment(value) for name, value in self.path.items()}),
-            params={name: _query_text(value) for name, value in _given(self.query).items()},
+            params={name: _query_texts(value) for name, value in _given(self.query).items()},
             json=json or None,
             content=self.content,
             headers=headers,
@@ -96,20 +106,26 @@ class Call(Generic[T_co]):
 class Attempts:
     """Says after each attempt at a call whether there is another one, and when.
 
-    A request may be made again if that can't do anything twice: a GET always, a PUT or DELETE if it was surely not
-    carried out (no connection came about, or the service refused it with 503 and Retry-After), a POST never.
+    A request may be made again if that can't do anything twice: a GET always; a POST too, because each bears a key by
+    which the service knows it again and answers what it answered before; any other if it was surely not carried out (no
+    connection came about, or the service refused it with 503 and Retry-After).
+
+    Attributes:
+        idempotency_key: The key of a POST, the same for all attempts.
     """
 
-    def __init__(self, call: Call[Any], retries: int) -> None:
-        self._method = call.method
-        self._left = retries if call.retry and call.method in ("GET", "PUT", "DELETE") else 0
+    def __init__(self, call: Call[Any], retries: int, timeout: float) -> None:
+        self._repeatable = call.method in ("GET", "POST")
+        self._left = retries if call.retry else 0
         self._backoff = _FIRST_BACKOFF_SECONDS
+        self._until = time.monotonic() + call.waits + timeout
+        self.idempotency_key = str(uuid.uuid4()) if call.method == "POST" else None
 
     def after_error(self, error: httpx.RequestError) -> float:
         """Seconds to wait for the next attempt; the ClientError that says what happened if there is none."""
         failure = request_error_of(error)
         # A timeout has cost the caller his patience already, and is not tried again.
-        again = isinstance(failure, Unreachable) and (self._method == "GET" or not failure.sent)
+        again = isinstance(failure, Unreachable) and (self._repeatable or not failure.sent)
         if again and self._left:
             return self._pause()
         raise failure from error
@@ -120,10 +136,13 @@ class Attempts:
         after = problem.retry_after
         if problem.status == 503 and after is not None and after <= _MAX_RETRY_AFTER_SECONDS and self._left:
             return max(self._pause(), after)
+        # An attempt whose answer was lost is still being carried out.
+        if problem.code == "idempotency_in_flight" and time.monotonic() < self._until:
+            return self._pause(counts=False)
         raise problem
 
-    def _pause(self) -> float:
-        self._left -= 1
+    def _pause(self, *, counts: bool = True) -> float:
+        self._left -= counts
         # Clients that failed together shall not come back together.
         pause = self._backoff * random.uniform(0.5, 1.0)
         self._backoff = min(2 * self._backoff, _MAX_BACKOFF_SECONDS)
@@ -144,7 +163,20 @@ class Item(Generic[T]):
     value: T
 
 
-Steps = Generator[Call[Any] | Pause | Item[T], Any, None]
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A step: make this call and keep its answer open; `Chunk` reads from it. Whatever was open before is closed."""
+
+    call: Call[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A step, answered with the next bytes of what is open; None at its end."""
+
+
+Step = Call[Any] | Pause | Item[T] | Open | Chunk
+Steps = Generator[Step[T], Any, None]
 """What a stream does. A Call is answered with its result, or its error is raised where it was yielded."""
 
 
@@ -161,7 +193,7 @@ class Blocking(ABC):
         """The call's result; ClientError."""
 
     @abstractmethod
-    def follow(self, steps: Steps[T]) -> Iterator[T]:
+    def follow(self, steps: Steps[T]) -> Generator[T, None, None]:
         """The items of a stream; ClientError."""
 
 
@@ -173,7 +205,7 @@ class Asynchronous(ABC):
         """The call's result; ClientError."""
 
     @abstractmethod
-    def follow(self, steps: Steps[T]) -> AsyncIterator[T]:
+    def follow(self, steps: Steps[T]) -> AsyncGenerator[T, None]:
         """The items of a stream; ClientError."""
 
 
@@ -205,7 +237,10 @@ class operation(Generic[P, T]):  # noqa: N801
 
 
 class stream(Generic[P, T]):  # noqa: N801
-    """A method that is several calls. On Client it returns an iterator, on AsyncClient an asynchronous one."""
+    """A method that is several calls. On Client it returns an iterator, on AsyncClient an asynchronous one.
+
+    Both are generators: who leaves one before its end may close it, so that what it has open is closed at once.
+    """
 
     def __init__(self, describe: Callable[Concatenate[Any, P], Steps[T]]) -> None:
         self._describe = describe
@@ -222,9 +257,9 @@ class stream(Generic[P, T]):  # noqa: N801
     @overload
     def __get__(self, client: None, owner: type) -> stream[P, T]: ...
     @overload
-    def __get__(self, client: Blocking, owner: type) -> Callable[P, Iterator[T]]: ...
+    def __get__(self, client: Blocking, owner: type) -> Callable[P, Generator[T, None, None]]: ...
     @overload
-    def __get__(self, client: Asynchronous, owner: type) -> Callable[P, AsyncIterator[T]]: ...
+    def __get__(self, client: Asynchronous, owner: type) -> Callable[P, AsyncGenerator[T, None]]: ...
     def __get__(self, client: Blocking | Asynchronous | None, owner: type) -> Any:
         if client is None:
             return self
@@ -240,6 +275,11 @@ def payload_json(payload: Payload | None) -> dict[str, str] | None:
     return {"base64": base64.b64encode(payload).decode()}
 
 
+def comma(names: Sequence[str] | None) -> str | None:
+    """Names as one parameter; none at all are no parameter."""
+    return ",".join(names) if names else None
+
+
 def _given(values: Mapping[str, object]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
@@ -250,7 +290,16 @@ def _segment(value: str) -> str:
     return quote(value.replace("/", "%2F"), safe="").replace(".", "%2E")
 
 
+def _query_texts(value: object) -> list[str]:
+    if isinstance(value, (list, tuple)):  # a parameter that may be repeated
+        return [_query_text(each) for each in value]
+    return [_query_text(value)]
+
+
 def _query_text(value: object) -> str:
+    if isinstance(value, datetime):
+        # Without a zone it is this machine's time; the service takes none without.
+        return (value if value.tzinfo else value.astimezone()).isoformat()
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):

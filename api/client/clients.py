@@ -6,19 +6,21 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import httpx
 
-from iocpd.api.client.calls import Asynchronous, Attempts, Blocking, Call, Item, Pause, Steps
-from iocpd.api.client.errors import ClientError, SetupError
+from iocpd.api.client.calls import Asynchronous, Attempts, Blocking, Call, Chunk, Item, Open, Pause, Step, Steps
+from iocpd.api.client.errors import ClientError, SetupError, problem_of, request_error_of
 from iocpd.api.client.operations import Operations
 from iocpd.api.version import version
 
 T = TypeVar("T")
+
+_GoOn = Callable[[], Step[T]]
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 """Where `iocpd serve` has its API by itself."""
@@ -44,6 +46,11 @@ class _Base(Operations):
         # Proxies and .netrc from the environment stay out of it: a key goes to the service and nowhere else.
         self._options: dict[str, Any] = {"base_url": self._url, "headers": headers, "trust_env": False}
 
+    @property
+    def url(self) -> str:
+        """Where the API is."""
+        return self._url
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
 
@@ -58,8 +65,9 @@ class Client(_Base, Blocking):
         timeout: Seconds to connect, and then seconds of silence, after which a request is given up. What a method was
             asked to wait by its own `timeout` comes on top.
         retries: How often a request that failed is made again at most, with growing pauses between: a GET if the
-            service can't be reached or goes away, a PUT or DELETE if no connection came about, each of them if the
-            service says 503 and asks for it; never a POST, and nothing that timed out.
+            service can't be reached or goes away, and a POST, which bears an Idempotency-Key, so that nothing is done
+            twice; any other if no connection came about; each of them if the service says 503 and asks for it; nothing
+            that timed out.
         verify: How the certificate of an https address is checked.
         transport: In place of the network, for tests and proxies.
 
@@ -93,10 +101,10 @@ class Client(_Base, Blocking):
 
     def exchange(self, call: Call[T]) -> T:
         """The result of any call; ClientError."""
-        attempts = Attempts(call, self._retries)
+        attempts = Attempts(call, self._retries, self._timeout)
         while True:
             try:
-                response = self._http.send(call.request(self._http, self._timeout))
+                response = self._http.send(call.request(self._http, self._timeout, attempts.idempotency_key))
             except httpx.RequestError as error:
                 pause = attempts.after_error(error)
             else:
@@ -105,24 +113,62 @@ class Client(_Base, Blocking):
                 pause = attempts.after_refusal(response)
             time.sleep(pause)
 
-    def follow(self, steps: Steps[T]) -> Iterator[T]:
+    def follow(self, steps: Steps[T]) -> Generator[T, None, None]:
         """The items of any stream; ClientError."""
-        go_on: Callable[[], Call[Any] | Pause | Item[T]] = partial(next, steps)
-        while True:
-            try:
-                step = go_on()
-            except StopIteration:
-                return
-            go_on = partial(next, steps)
-            if isinstance(step, Item):
-                yield step.value
-            elif isinstance(step, Pause):
-                time.sleep(step.seconds)
-            else:
+        go_on: _GoOn[T] = partial(next, steps)
+        opened: _Opened | None = None
+        try:
+            while True:
                 try:
-                    go_on = partial(steps.send, self.exchange(step))
-                except ClientError as error:
-                    go_on = partial(steps.throw, error)
+                    step = go_on()
+                except StopIteration:
+                    return
+                go_on = partial(next, steps)
+                if isinstance(step, Item):
+                    yield step.value
+                elif isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                else:
+                    try:
+                        if isinstance(step, Open):
+                            if opened is not None:
+                                opened.close()
+                            opened = _Opened(self._http, step.call.request(self._http, self._timeout))
+                        elif isinstance(step, Chunk):
+                            assert opened is not None
+                            go_on = partial(steps.send, opened.read())
+                        else:
+                            go_on = partial(steps.send, self.exchange(step))
+                    except ClientError as error:
+                        go_on = partial(steps.throw, error)
+        finally:
+            if opened is not None:
+                opened.close()
+
+
+class _Opened:
+    """An answer that is read as it comes."""
+
+    def __init__(self, http: httpx.Client, request: httpx.Request) -> None:
+        """ClientError if it is not a success."""
+        try:
+            self._response = http.send(request, stream=True)
+            if not self._response.is_success:
+                self._response.read()
+                raise problem_of(self._response)
+        except httpx.RequestError as error:
+            raise request_error_of(error) from error
+        self._chunks = self._response.iter_bytes()
+
+    def read(self) -> bytes | None:
+        """The next bytes; None at the end; ClientError."""
+        try:
+            return next(self._chunks, None)
+        except httpx.RequestError as error:
+            raise request_error_of(error) from error
+
+    def close(self) -> None:
+        self._response.close()
 
 
 class AsyncClient(_Base, Asynchronous):
@@ -157,10 +203,10 @@ class AsyncClient(_Base, Asynchronous):
 
     async def exchange(self, call: Call[T]) -> T:
         """The result of any call; ClientError."""
-        attempts = Attempts(call, self._retries)
+        attempts = Attempts(call, self._retries, self._timeout)
         while True:
             try:
-                response = await self._http.send(call.request(self._http, self._timeout))
+                response = await self._http.send(call.request(self._http, self._timeout, attempts.idempotency_key))
             except httpx.RequestError as error:
                 pause = attempts.after_error(error)
             else:
@@ -169,24 +215,67 @@ class AsyncClient(_Base, Asynchronous):
                 pause = attempts.after_refusal(response)
             await asyncio.sleep(pause)
 
-    async def follow(self, steps: Steps[T]) -> AsyncIterator[T]:
+    async def follow(self, steps: Steps[T]) -> AsyncGenerator[T, None]:
         """The items of any stream; ClientError."""
-        go_on: Callable[[], Call[Any] | Pause | Item[T]] = partial(next, steps)
-        while True:
-            try:
-                step = go_on()
-            except StopIteration:
-                return
-            go_on = partial(next, steps)
-            if isinstance(step, Item):
-                yield step.value
-            elif isinstance(step, Pause):
-                await asyncio.sleep(step.seconds)
-            else:
+        go_on: _GoOn[T] = partial(next, steps)
+        opened: _AsyncOpened | None = None
+        try:
+            while True:
                 try:
-                    go_on = partial(steps.send, await self.exchange(step))
-                except ClientError as error:
-                    go_on = partial(steps.throw, error)
+                    step = go_on()
+                except StopIteration:
+                    return
+                go_on = partial(next, steps)
+                if isinstance(step, Item):
+                    yield step.value
+                elif isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                else:
+                    try:
+                        if isinstance(step, Open):
+                            if opened is not None:
+                                await opened.close()
+                            opened = await _AsyncOpened.begin(self._http, step.call.request(self._http, self._timeout))
+                        elif isinstance(step, Chunk):
+                            assert opened is not None
+                            go_on = partial(steps.send, await opened.read())
+                        else:
+                            go_on = partial(steps.send, await self.exchange(step))
+                    except ClientError as error:
+                        go_on = partial(steps.throw, error)
+        finally:
+            if opened is not None:
+                await opened.close()
+
+
+class _AsyncOpened:
+    """An answer that is read as it comes."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+        self._chunks = response.aiter_bytes()
+
+    @classmethod
+    async def begin(cls, http: httpx.AsyncClient, request: httpx.Request) -> Self:
+        """ClientError if the answer is not a success."""
+        try:
+            response = await http.send(request, stream=True)
+            if not response.is_success:
+                await response.aread()
+                raise problem_of(response)
+        except httpx.RequestError as error:
+            raise request_error_of(error) from error
+        return cls(response)
+
+    async def read(self) -> bytes | None:
+        """The next bytes; None at the end; ClientError."""
+        try:
+            return await anext(self._chunks, None)
+        except httpx.RequestError as error:
+            raise request_error_of(error) from error
+
+    async def close(self) -> None:
+        await self._response.aclose()
 
 
 def _find_url(given: str | None) -> str:

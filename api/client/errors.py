@@ -109,11 +109,11 @@ class Forbidden(ProblemError):
 
 
 class NotFound(ProblemError):
-    """404: no connection ever had the id, or there is no such route."""
+    """404: there never was, or is no longer, what was named; or there is no such route."""
 
 
 class Conflict(ProblemError):
-    """409: the connection is closing, or a drain can't be changed so."""
+    """409: it does not fit what is: the connection is closing, the ban or key is there already, a drain is on."""
 
 
 class Gone(ProblemError):

@@ -8,13 +8,21 @@ from iocpd.api import problems
 from iocpd.api.actions import action
 from iocpd.api.auth import needs
 from iocpd.api.connections import service
-from iocpd.api.connections.rows import connection_row
-from iocpd.api.connections.schemas import ClosedPage, ConnectionPage, ConnectionView, KickBody, KickQuery, ListQuery
+from iocpd.api.connections.schemas import (
+    ClosedPage,
+    ConnectionDetail,
+    ConnectionPage,
+    ConnectionView,
+    KickBody,
+    KickQuery,
+    LabelBody,
+    ListQuery,
+)
 from iocpd.api.context import ContextDep
 from iocpd.api.keys import Caller
-from iocpd.api.paging import DEFAULT_LIMIT, CursorParam, LimitParam, link_next
+from iocpd.api.paging import DEFAULT_LIMIT, NEXT_PAGE, CursorParam, LimitParam, link_next
 from iocpd.api.payloads import checked
-from iocpd.api.responses import json_response
+from iocpd.api.responses import json_response, links
 
 router = APIRouter(
     prefix="/v1/connections",
@@ -43,7 +51,19 @@ ConnectionId = Annotated[str, Path(max_length=100, description="`id` of a connec
     "",
     name="list",
     response_model=ConnectionPage,
-    responses=problems.responses(*_CURSOR_PROBLEMS),
+    responses={
+        200: {
+            **links(
+                {"id": "$response.body#/items/0/id"},
+                get="connections-get",
+                label="connections-label",
+                kick="connections-kick",
+                send="messages-send",
+            ),
+            **NEXT_PAGE,
+        },
+        **problems.responses(*_CURSOR_PROBLEMS),
+    },
     dependencies=[needs("connections:read")],
 )
 async def list_connections(request: Request, context: ContextDep, query: Annotated[ListQuery, Query()]) -> Response:
@@ -53,15 +73,15 @@ async def list_connections(request: Request, context: ContextDep, query: Annotat
     once, and none that came after the first page is. With `sort` the order is that of the first page's moment.
     """
     page, following = service.list_connections(context, query)
-    links = link_next(request.scope["path"], request.query_params.multi_items(), following)
-    return Response(page, headers=links, media_type="application/json")
+    next_page = link_next(request.scope["path"], request.query_params.multi_items(), following)
+    return Response(page, headers=next_page, media_type="application/json")
 
 
 @router.get(
     "/closed",
     name="list_closed",
     response_model=ClosedPage,
-    responses=problems.responses(*_CURSOR_PROBLEMS),
+    responses={200: NEXT_PAGE, **problems.responses(*_CURSOR_PROBLEMS)},
     dependencies=[needs("connections:read")],
 )
 async def list_closed(
@@ -69,21 +89,46 @@ async def list_closed(
 ) -> Response:
     """Connections that have ended, newest first; the engine remembers `closed_capacity` of them for each worker."""
     page = service.list_closed(context, limit, cursor)
-    links = link_next(request.scope["path"], request.query_params.multi_items(), page["next_cursor"])
-    return json_response(page, headers=links)
+    next_page = link_next(request.scope["path"], request.query_params.multi_items(), page["next_cursor"])
+    return json_response(page, headers=next_page)
 
 
 @router.get(
     "/{id}",
     name="get",
-    response_model=ConnectionView,
+    response_model=ConnectionDetail,
     responses=problems.responses(*_ID_PROBLEMS),
     dependencies=[needs("connections:read")],
 )
 async def get_connection(id: ConnectionId, context: ContextDep) -> Response:
     """One connection. For one that has ended the problem tells, as `closed`, how that came."""
-    connection = context.engine.connection(service.token_of(context, id))
-    return json_response(connection_row(connection, context.instance))
+    return json_response(await service.describe(context, id))
+
+
+@router.patch(
+    "/{id}",
+    name="label",
+    response_model=ConnectionView,
+    responses=problems.responses(
+        *_ID_PROBLEMS,
+        *problems.WITH_BODY,
+        problems.CONNECTION_CLOSING,
+        problems.ENGINE_BUSY,
+        problems.COMMAND_TIMEOUT,
+    ),
+)
+async def label_connection(
+    request: Request,
+    id: ConnectionId,
+    body: LabelBody,
+    context: ContextDep,
+    caller: Annotated[Caller, needs("connections:tag")],
+) -> Response:
+    """Changes a connection's tags and groups, which filters select by. It has them until it ends."""
+    with action(request, caller, "tag", id) as tagging:
+        row = await service.label(context, id, body)
+        tagging.outcome = f"{len(row['tags'])} tags, {len(row['groups'])} groups"
+    return json_response(row)
 
 
 @router.delete(

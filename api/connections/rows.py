@@ -11,7 +11,7 @@ from iocpd.core import ClosedConnection, Connection
 
 
 def connection_row(connection: Connection, instance: Instance) -> dict[str, Any]:
-    """A connection, with the members of schemas.ConnectionView."""
+    """A connection, with the members of schemas.ConnectionView and in their order."""
     return {
         "id": instance.encode(connection.id),
         "listener": connection.listener,
@@ -27,6 +27,8 @@ def connection_row(connection: Connection, instance: Instance) -> dict[str, Any]
         "messages_in": connection.messages_in,
         "messages_out": connection.messages_out,
         "pending_bytes": connection.pending_bytes,
+        "tags": connection.tags,
+        "groups": connection.groups,
         "worker": connection.worker,
     }
 

@@ -6,18 +6,23 @@ from typing import Any
 from pydantic_core import to_json
 
 from iocpd.api import problems
-from iocpd.api.connections.rows import closed_row
-from iocpd.api.connections.schemas import ListQuery
+from iocpd.api.connections.rows import closed_row, connection_row
+from iocpd.api.connections.schemas import LabelBody, ListQuery
 from iocpd.api.connections.sorting import Sort, sort_key
 from iocpd.api.context import Context
 from iocpd.api.futures import finished
 from iocpd.api.identity import ForeignId
 from iocpd.api.paging import Snapshot
 from iocpd.api.problems import Problem
-from iocpd.core import Cursor
+from iocpd.core import ConnectionClosing, Cursor, EngineBusy, LabelsChanged
 
 # The engine itself resets what has not left within a kick's timeout; this is for the reset to be noticed.
 _KICK_MARGIN_SECONDS = 5.0
+# A worker answers within a turn; a listing of details must not wait for one that is held up.
+_RTT_SECONDS = 0.25
+_LABEL_SECONDS = 5.0
+# Each time somebody else was quicker, so that many are at it.
+_LABEL_TRIES = 100
 
 
 def token_of(context: Context, id: str) -> int:
@@ -48,7 +53,7 @@ def list_connections(context: Context, query: ListQuery) -> tuple[bytes, str | N
     wanted = query.for_engine()
     # The rows come as JSON: up to 1,000 of them would be some ten thousand Python objects.
     rows, following = context.engine.connections_json(
-        wanted, limit=limit, cursor=position, prefix=context.instance.prefix
+        wanted, limit=limit, cursor=position, prefix=context.instance.prefix, fields=query.members()
     )
     next_cursor = None
     if following is not None:
@@ -66,7 +71,9 @@ def _list_sorted(context: Context, query: ListQuery, sort: Sort) -> tuple[bytes,
     else:
         (number, position, _), _ = context.cursors.read(name, query.cursor)
         kept = context.sorted.find(number)
-    rows, following = kept.listing.page_json(position, limit=query.limit, prefix=context.instance.prefix)
+    rows, following = kept.listing.page_json(
+        position, limit=query.limit, prefix=context.instance.prefix, fields=query.members()
+    )
     next_cursor = None
     if following is not None:
         next_cursor = context.cursors.make(name, (kept.number, following, 0), kept.taken_at)
@@ -95,6 +102,36 @@ def list_closed(context: Context, limit: int, cursor: str | None) -> dict[str, A
         "snapshot": {"taken_at": taken_at, "expires_at": None},
         "total": None,
     }
+
+
+async def describe(context: Context, id: str) -> dict[str, Any]:
+    """A connection, with the members of schemas.ConnectionDetail. Problem; the engine's errors."""
+    token = token_of(context, id)
+    row = connection_row(context.engine.connection(token), context.instance)
+    rtt: float | None = None
+    try:
+        command = context.engine.submit_rtt(token)
+        if await finished(command.future, _RTT_SECONDS):
+            rtt = command.future.result()
+    except (EngineBusy, ConnectionClosing):
+        pass  # the rest is known
+    return row | {"rtt_ms": None if rtt is None else round(rtt * 1000, 3)}
+
+
+async def label(context: Context, id: str, body: LabelBody) -> dict[str, Any]:
+    """Changes tags and groups; the connection afterwards, with the members of schemas.ConnectionView. Problem; the
+    engine's errors.
+    """
+    token = token_of(context, id)
+    for _ in range(_LABEL_TRIES):
+        command = context.engine.submit_label(token, tags=body.tags, groups=body.groups)
+        if not await finished(command.future, _LABEL_SECONDS):
+            raise Problem(problems.COMMAND_TIMEOUT, f"{id} has not taken its labels within {_LABEL_SECONDS:g} s")
+        try:
+            return connection_row(command.future.result(), context.instance)
+        except LabelsChanged:
+            continue
+    raise Problem(problems.ENGINE_BUSY, f"the labels of {id} are being changed by many at once; try again in a moment")
 
 
 async def kick(context: Context, id: str, *, text: str, farewell: bytes, force: bool, timeout: float) -> None:

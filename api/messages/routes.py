@@ -14,6 +14,7 @@ from iocpd.api.futures import finished
 from iocpd.api.keys import Caller
 from iocpd.api.messages.schemas import ReportView, SendQuery
 from iocpd.api.payloads import PAYLOAD_REQUEST_BODY, read_payload
+from iocpd.api.problems import Problem
 from iocpd.core import Report
 
 router = APIRouter(
@@ -40,6 +41,7 @@ _UNDER_WAY = Report(matched=1, queued=1, written=0, skipped_slow=0, closed_befor
         *problems.WITH_BODY,
         problems.VALIDATION_FAILED,
         problems.SEND_QUEUE_FULL,
+        problems.MESSAGE_RATE,
         problems.ENGINE_BUSY,
         problems.ENGINE_STOPPED,
     ),
@@ -54,7 +56,11 @@ async def send_message(
     """Sends to one connection and reports once the system has taken every byte, or when `timeout` is over."""
     with action(request, caller, "send", id) as sending:
         data = await read_payload(request, context.settings)
-        future = context.engine.submit_send(token_of(context, id), data)
+        token, per_s = token_of(context, id), context.settings.messages_per_s_per_connection
+        if not context.message_rate.admit(token, per_s):
+            detail = f"{id} gets at most {per_s} messages a second (messages_per_s_per_connection): wait"
+            raise Problem(problems.MESSAGE_RATE, detail)
+        future = context.engine.submit_send(token, data)
         report = future.result() if await finished(future, query.timeout) else _UNDER_WAY
         sending.outcome = f"{len(data)} bytes " + (
             "written" if report.written else "queued" if not report.done else "not written"

@@ -1,8 +1,10 @@
 """Shapes of what is sent, and of the report on it."""
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 
-from iocpd.api.durations import CommandTimeout
+from iocpd.api.durations import MAX_TIMEOUT_SECONDS, Duration
 from iocpd.core import Report
 
 
@@ -12,16 +14,31 @@ class SendQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     # A worker says within microseconds whether it queues a message; an answer before that could only guess.
-    timeout: CommandTimeout = Field(
+    timeout: Annotated[Duration, Field(ge=0.1, le=MAX_TIMEOUT_SECONDS)] = Field(
         default="5s",
         validate_default=True,
-        ge=0.1,
         description="how long to wait for the report to be final, at least 100ms",
     )
 
 
 class ReportView(BaseModel):
     """What became of a message. matched = queued + skipped_slow + failed."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "matched": 1,
+                    "queued": 1,
+                    "written": 1,
+                    "skipped_slow": 0,
+                    "closed_before_write": 0,
+                    "failed": 0,
+                    "done": True,
+                }
+            ]
+        }
+    )
 
     matched: int = Field(description="connections that it was for")
     queued: int = Field(description="put into a connection's send queue")

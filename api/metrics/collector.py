@@ -1,17 +1,27 @@
 """The engine's counters as Prometheus metrics, read when somebody asks.
 
 Names follow Prometheus' conventions: base units, `_total` on counters. Labels are few and bounded: worker, listener,
-reason, phase; never a connection or an address of a client.
+reason, side, phase; never a connection or an address of a client.
 """
 
 from collections.abc import Iterator
+from dataclasses import fields
+from itertools import accumulate
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
-from iocpd.api.settings import HttpAddress, Settings
+from iocpd.api.context import Context
+from iocpd.api.settings import HttpAddress
 from iocpd.api.version import version
-from iocpd.core import Engine, ListenerStats, Phase, WorkerStats
+from iocpd.core import TURN_BUCKETS, By, Engine, ListenerStats, Phase, Reason, WorkerStats
 
 _WORKER_COUNTERS = (
     ("iocpd_worker_adopted_connections", "Connections that a worker was given.", "adopted"),
@@ -33,15 +43,17 @@ _WORKER_GAUGES = (
     ("iocpd_receive_buffers_in_use", "Receive buffers that hold data.", "buffers_in_use"),
     ("iocpd_relay_waiting_messages", "Relayed messages that wait for a worker.", "relay_waiting"),
 )
-_REFUSALS = (("limit", "refused_limit"), ("memory", "refused_memory"), ("gone", "refused_gone"))
+_REFUSED = "refused_"
+_REFUSALS = tuple(field.name for field in fields(ListenerStats) if field.name.startswith(_REFUSED))
+_BY_CLIENT = frozenset({Reason.CLIENT_CLOSED, Reason.CLIENT_RESET, Reason.CLIENT_TIMED_OUT})
+_BY_OPERATOR = frozenset({Reason.KICKED, Reason.BANNED, Reason.DRAINED, Reason.SHUTDOWN})
 
 
 class EngineCollector(Collector):
     """Reads the engine each time that it is asked to collect."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._settings = settings
 
     def collect(self) -> Iterator[Metric]:
         """Every family once."""
@@ -52,7 +64,7 @@ class EngineCollector(Collector):
             "iocpd_start_time_seconds", "When the engine started (Unix time).", info.started_at.timestamp()
         )
         yield GaugeMetricFamily(
-            "iocpd_connections_limit", "Connections in all that are let in.", self._settings.max_connections
+            "iocpd_connections_limit", "Connections in all that are let in.", self._engine.config.max_connections
         )
         yield from self._drain()
         yield from _workers(self._engine.worker_stats())
@@ -72,6 +84,29 @@ class EngineCollector(Collector):
         )
 
 
+class ApiCollector(Collector):
+    """Reads what the API itself counts."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family once."""
+        streams = self._context.streams
+        yield GaugeMetricFamily("iocpd_bans", "Bans that are in force.", self._context.bans.count())
+        yield GaugeMetricFamily(
+            "iocpd_bans_limit", "Bans that there is room for.", self._context.engine.config.max_bans
+        )
+        yield GaugeMetricFamily(
+            "iocpd_jobs_running", "Kicks and broadcasts that run as jobs.", self._context.jobs.running
+        )
+        yield GaugeMetricFamily("iocpd_event_streams", "Streams of events that are open.", streams.open)
+        yield CounterMetricFamily("iocpd_streamed_events", "Events that were sent to a stream.", streams.sent)
+        yield CounterMetricFamily(
+            "iocpd_missed_events", "Events that a stream was too slow or came back too late for.", streams.missed
+        )
+
+
 def _workers(workers: list[WorkerStats]) -> Iterator[Metric]:
     for name, text, attribute in _WORKER_COUNTERS:
         counter = CounterMetricFamily(name, text, labels=["worker"])
@@ -83,10 +118,27 @@ def _workers(workers: list[WorkerStats]) -> Iterator[Metric]:
         for number, stats in enumerate(workers):
             gauge.add_metric([str(number)], getattr(stats, attribute))
         yield gauge
-    closed = CounterMetricFamily("iocpd_closed_connections", "Connections that have ended.", labels=["reason"])
+    closed = CounterMetricFamily(
+        "iocpd_closed_connections", "Connections that have ended, by the side that began it.", labels=["reason", "by"]
+    )
     for reason in workers[0].closed if workers else ():
-        closed.add_metric([reason], sum(stats.closed[reason] for stats in workers))
+        closed.add_metric([reason, _side(reason)], sum(stats.closed[reason] for stats in workers))
     yield closed
+    turns = HistogramMetricFamily(
+        "iocpd_worker_turn_duration_seconds",
+        "From the return of a wait on the completion port until all that it brought is worked off.",
+        labels=["worker"],
+    )
+    bounds = [floatToGoString(bound) for bound in TURN_BUCKETS]  # type: ignore[no-untyped-call]
+    for number, stats in enumerate(workers):
+        buckets = list(zip(bounds, accumulate(stats.turn_counts), strict=True))
+        turns.add_metric([str(number)], buckets, stats.turn_seconds)
+    yield turns
+
+
+def _side(reason: Reason) -> By:
+    """Who begins an end of this kind; as the engine has it in the record of each connection."""
+    return By.CLIENT if reason in _BY_CLIENT else By.OPERATOR if reason in _BY_OPERATOR else By.ENGINE
 
 
 def _listeners(listeners: list[ListenerStats]) -> Iterator[Metric]:
@@ -103,6 +155,6 @@ def _listeners(listeners: list[ListenerStats]) -> Iterator[Metric]:
         is_open.add_metric(values, stats.open)
         accepted.add_metric(values, stats.accepted)
         errors.add_metric(values, stats.accept_errors)
-        for reason, attribute in _REFUSALS:
-            refused.add_metric([*values, reason], getattr(stats, attribute))
+        for name in _REFUSALS:
+            refused.add_metric([*values, name.removeprefix(_REFUSED)], getattr(stats, name))
     yield from (connections, is_open, accepted, errors, refused)

@@ -30,12 +30,31 @@ class RequestMetrics:
             ["reason"],
             registry=self.registry,
         )
+        self._problems = Counter(
+            "iocpd_http_problems",
+            "HTTP requests that were refused or failed, by the code of the problem that answered them.",
+            ["code"],
+            registry=self.registry,
+        )
+        self._replayed = Counter(
+            "iocpd_http_replayed_answers",
+            "Answers that were given again for a request with the same Idempotency-Key.",
+            registry=self.registry,
+        )
 
     def note(self, method: str, route: str, status: int, seconds: float) -> None:
         """One request is over; status 0: the client had left."""
         known = method if method in _METHODS else "other"
         self._requests.labels(known, route, str(status or "none")).inc()
         self._seconds.labels(known, route).observe(seconds)
+
+    def note_problem(self, code: str) -> None:
+        """One request was answered with a problem of this code."""
+        self._problems.labels(code).inc()
+
+    def note_replayed(self) -> None:
+        """One request was not carried out, as it had been before, and got the answer of then."""
+        self._replayed.inc()
 
     def note_refused(self, reason: str) -> None:
         """One HTTP connection was refused: too_many, not_http, headers_too_large, headers_timeout."""

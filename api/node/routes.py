@@ -10,7 +10,11 @@ from iocpd.api.auth import needs, require
 from iocpd.api.context import ContextDep
 from iocpd.api.keys import Caller
 from iocpd.api.node import service
-from iocpd.api.node.schemas import DrainBody, DrainOptions, DrainView, ListenerList, NodeView
+from iocpd.api.node.reload import reload
+from iocpd.api.node.schemas import DrainBody, DrainOptions, DrainView, ListenerList, NodeView, ReloadView
+from iocpd.api.problems import Problem
+from iocpd.api.responses import links
+from iocpd.api.settings import SettingsError
 
 _COMMON: dict[int | str, dict[str, Any]] = problems.responses(
     *problems.AUTHORISED, *problems.EVERYWHERE, problems.ENGINE_STOPPED
@@ -39,7 +43,12 @@ async def get_drain(context: ContextDep) -> DrainView:
     return service.describe_drain(context)
 
 
-@router.put("/drain", name="begin_drain", status_code=202, responses=problems.responses(*_DRAIN_PROBLEMS))
+@router.put(
+    "/drain",
+    name="begin_drain",
+    status_code=202,
+    responses={202: links(watch="node-get_drain", cancel="node-cancel_drain"), **problems.responses(*_DRAIN_PROBLEMS)},
+)
 async def begin_drain(
     request: Request,
     context: ContextDep,
@@ -72,7 +81,12 @@ async def cancel_drain(
     return Response(status_code=204)
 
 
-@router.post("/shutdown", name="shutdown", status_code=202, responses=problems.responses(*_DRAIN_PROBLEMS))
+@router.post(
+    "/shutdown",
+    name="shutdown",
+    status_code=202,
+    responses={202: links(watch="node-get_drain"), **problems.responses(*_DRAIN_PROBLEMS)},
+)
 async def shut_down(
     request: Request,
     context: ContextDep,
@@ -84,3 +98,23 @@ async def shut_down(
     """
     with action(request, caller, "shutdown", "node"):
         return service.begin_drain(context, body or DrainOptions(), "shutdown")
+
+
+@router.post("/reload", name="reload", responses=problems.responses(problems.SETTINGS_REFUSED))
+async def reload_settings(
+    request: Request, context: ContextDep, caller: Annotated[Caller, needs("node:reload")]
+) -> ReloadView:
+    """Reads the settings and the key file again, and puts in force what can change while the service runs.
+
+    Flags and variables are as they were at the start, so it is the file that may say something new. If anything in it
+    can't be used, nothing changes.
+    """
+    with action(request, caller, "reload", "node") as reloading:
+        try:
+            view = reload(context)
+        except SettingsError as error:
+            errors = [{"location": "settings", "field": "", "code": "invalid", "detail": line} for line in error.lines]
+            detail = f"nothing has changed: {error.lines[0]}"
+            raise Problem(problems.SETTINGS_REFUSED, detail, errors=errors) from None
+        reloading.outcome = service.describe_reload(view)
+    return view

@@ -3,10 +3,12 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from iocpd.api.durations import Duration
 from iocpd.api.payloads import Payload
+from iocpd.api.whole_numbers import NoText
 from iocpd.core import Phase
 
 _DAY = 86400
@@ -23,7 +25,7 @@ class DrainOptions(BaseModel):
     grace: Annotated[Duration, Field(le=_DAY)] | None = Field(
         default=None, description="then accept nobody for so long, and leave clients the time to go by themselves"
     )
-    rate_per_s: Annotated[StrictInt, Field(ge=0, le=1_000_000)] | None = Field(
+    rate_per_s: Annotated[int, Field(ge=0, le=1_000_000), NoText] | None = Field(
         default=None, description="then end so many connections a second; 0: all at once"
     )
     deadline: Annotated[Duration, Field(le=_DAY)] | None = Field(
@@ -44,6 +46,28 @@ class DrainBody(DrainOptions):
 class DrainView(BaseModel):
     """How far a drain has come."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "phase": "evict",
+                    "then": "stay",
+                    "initial": 5000,
+                    "remaining": 4200,
+                    "evicting": 12,
+                    "cancelled": 0,
+                    "rate_per_s": 100,
+                    "started_at": "2025-01-31T12:00:00Z",
+                    "eta": "2025-01-31T12:00:50Z",
+                    "deadline": "2025-01-31T12:02:00Z",
+                    "ended_at": None,
+                    "exits_posted": 0,
+                    "exits_taken": 0,
+                }
+            ]
+        }
+    )
+
     phase: Phase
     then: Literal["stay", "shutdown"] | None = Field(description="null: no drain is under way")
     initial: int = Field(description="connections when it began")
@@ -59,6 +83,34 @@ class DrainView(BaseModel):
     ended_at: datetime | None
     exits_posted: int = Field(description="exit completions posted, one for each worker")
     exits_taken: int
+
+
+class SettingChange(BaseModel):
+    """A setting that another value was found for; both as one writes them in the settings."""
+
+    name: str = Field(description="of the setting; keys: how many there are", examples=["idle_timeout"])
+    before: str = Field(description="in force until now", examples=["0s"])
+    after: str = Field(description="what the settings say now", examples=["300s"])
+
+
+class ReloadView(BaseModel):
+    """What became of reading the settings again."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "changed": [{"name": "idle_timeout", "before": "0s", "after": "300s"}],
+                    "needs_restart": [{"name": "workers", "before": "2", "after": "4"}],
+                }
+            ]
+        }
+    )
+
+    changed: list[SettingChange] = Field(description="in force now")
+    needs_restart: list[SettingChange] = Field(
+        description="these can't change while the service runs: the former value stays in force until it starts again"
+    )
 
 
 class BackendView(BaseModel):
@@ -78,8 +130,35 @@ class LimitsView(BaseModel):
     send_soft_seconds: str
     send_hard_bytes: int
     max_message_bytes: int
+    max_connections_per_address: int = Field(description="0: no limit; so with the three rates below")
+    accepts_per_s: int
+    accepts_per_s_per_address: int
+    messages_per_s_per_connection: int
+    max_bans: int
     closed_capacity: int = Field(description="ended connections that each worker remembers")
+    event_capacity: int = Field(description="events that each worker remembers")
     http_connections: int
+
+
+_WORKER: JsonDict = {
+    "connections": 12,
+    "adopted": 40,
+    "bytes_in": 51200,
+    "bytes_out": 51200,
+    "messages_in": 400,
+    "messages_out": 400,
+    "discarded_bytes": 0,
+    "pending_bytes": 0,
+    "turns": 900,
+    "events": 1000,
+    "starved": 0,
+    "overflows": 0,
+    "inbox_busy": 0,
+    "buffers": 256,
+    "buffers_in_use": 12,
+    "relay_waiting": 0,
+    "closed": {"client_closed": 27, "kicked": 1},
+}
 
 
 class WorkerView(BaseModel):
@@ -107,6 +186,46 @@ class WorkerView(BaseModel):
 class NodeView(BaseModel):
     """This process."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "instance": "k3f9qz",
+                    "version": "0.1.0",
+                    "pid": 4711,
+                    "started_at": "2025-01-31T10:30:00Z",
+                    "uptime": "5403s",
+                    "backend": {"name": "io_uring", "reason": "a round trip through io_uring works"},
+                    "workers": 1,
+                    "phase": "none",
+                    "accepting": True,
+                    "connections": 12,
+                    "bans": 0,
+                    "audit_trouble": None,
+                    "limits": {
+                        "max_connections": 65536,
+                        "first_byte_timeout": "0s",
+                        "idle_timeout": "300s",
+                        "send_soft_bytes": 262144,
+                        "send_soft_seconds": "10s",
+                        "send_hard_bytes": 4194304,
+                        "max_message_bytes": 1048576,
+                        "max_connections_per_address": 0,
+                        "accepts_per_s": 0,
+                        "accepts_per_s_per_address": 0,
+                        "messages_per_s_per_connection": 0,
+                        "max_bans": 131072,
+                        "closed_capacity": 4096,
+                        "event_capacity": 4096,
+                        "http_connections": 256,
+                    },
+                    "totals": _WORKER,
+                    "per_worker": [_WORKER],
+                }
+            ]
+        }
+    )
+
     instance: str = Field(description="this run; ids of connections begin with it", examples=["k3f9qz"])
     version: str
     pid: int
@@ -117,6 +236,8 @@ class NodeView(BaseModel):
     phase: Phase = Field(description="none: it serves; otherwise how far a drain has come")
     accepting: bool = Field(description="every listener is open")
     connections: int
+    bans: int = Field(description="in force")
+    audit_trouble: str | None = Field(description="why the audit can't be written at the moment; null: it can")
     limits: LimitsView
     totals: WorkerView
     per_worker: list[WorkerView]
@@ -135,10 +256,42 @@ class ListenerView(BaseModel):
     refused_limit: int = Field(description="turned away because of max_connections")
     refused_memory: int = Field(description="turned away for want of memory")
     refused_gone: int = Field(description="had left before they were taken over")
+    refused_banned: int = Field(description="turned away because of a ban")
+    refused_address_limit: int = Field(description="turned away because of max_connections_per_address")
+    refused_address_rate: int = Field(description="turned away because of accepts_per_s_per_address")
+    refused_rate: int = Field(description="turned away because of accepts_per_s")
     accept_errors: int = Field(description="no handle or no memory in the system; tried again")
 
 
 class ListenerList(BaseModel):
     """All listeners; there is no next page."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {
+                            "id": 0,
+                            "host": "127.0.0.1",
+                            "port": 7000,
+                            "service": "echo",
+                            "open": True,
+                            "connections": 12,
+                            "accepted": 40,
+                            "refused_limit": 0,
+                            "refused_memory": 0,
+                            "refused_gone": 0,
+                            "refused_banned": 3,
+                            "refused_address_limit": 0,
+                            "refused_address_rate": 0,
+                            "refused_rate": 0,
+                            "accept_errors": 0,
+                        }
+                    ]
+                }
+            ]
+        }
+    )
 
     items: list[ListenerView]

@@ -8,7 +8,15 @@ from typing import Any, Literal
 from iocpd.api import problems
 from iocpd.api.context import Context
 from iocpd.api.durations import format_duration
-from iocpd.api.node.schemas import DrainOptions, DrainView, LimitsView, ListenerView, NodeView, WorkerView
+from iocpd.api.node.schemas import (
+    DrainOptions,
+    DrainView,
+    LimitsView,
+    ListenerView,
+    NodeView,
+    ReloadView,
+    WorkerView,
+)
 from iocpd.api.payloads import checked
 from iocpd.api.problems import Problem
 from iocpd.api.settings import Settings
@@ -32,6 +40,8 @@ def describe_node(context: Context) -> NodeView:
         phase=engine.drain_progress().phase,
         accepting=info.accepting,
         connections=info.connections,
+        bans=context.bans.count(),
+        audit_trouble=context.audit.trouble or None,
         limits=_limits(context.settings),
         totals=_sum(workers),
         per_worker=workers,
@@ -52,10 +62,21 @@ def describe_listeners(context: Context) -> list[ListenerView]:
             refused_limit=stats.refused_limit,
             refused_memory=stats.refused_memory,
             refused_gone=stats.refused_gone,
+            refused_banned=stats.refused_banned,
+            refused_address_limit=stats.refused_address_limit,
+            refused_address_rate=stats.refused_address_rate,
+            refused_rate=stats.refused_rate,
             accept_errors=stats.accept_errors,
         )
         for number, stats in enumerate(context.engine.listener_stats())
     ]
+
+
+def describe_reload(view: ReloadView) -> str:
+    """What it changed, on one line."""
+    changed = ", ".join(f"{each.name} {each.before} -> {each.after}" for each in view.changed) or "nothing changed"
+    late = ", ".join(each.name for each in view.needs_restart)
+    return f"done, {changed}" + (f"; needs a restart: {late}" if late else "")
 
 
 def begin_drain(context: Context, options: DrainOptions, then: Literal["stay", "shutdown"]) -> DrainView:
@@ -175,6 +196,12 @@ def _limits(settings: Settings) -> LimitsView:
         send_soft_seconds=format_duration(settings.send_soft_seconds),
         send_hard_bytes=settings.send_hard_bytes,
         max_message_bytes=settings.max_message_bytes,
+        max_connections_per_address=settings.max_connections_per_address,
+        accepts_per_s=settings.accepts_per_s,
+        accepts_per_s_per_address=settings.accepts_per_s_per_address,
+        messages_per_s_per_connection=settings.messages_per_s_per_connection,
+        max_bans=settings.max_bans,
         closed_capacity=settings.closed_capacity,
+        event_capacity=settings.event_capacity,
         http_connections=settings.http_connections,
     )

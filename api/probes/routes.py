@@ -3,7 +3,7 @@
 from typing import Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from iocpd.api import problems
 from iocpd.api.auth import public
@@ -16,6 +16,8 @@ router = APIRouter(tags=["probes"], dependencies=[public()], responses=problems.
 
 class ProbeView(BaseModel):
     """A probe that is content."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ready"}]})
 
     status: Literal["live", "ready", "started"]
 

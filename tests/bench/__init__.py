@@ -1,4 +1,5 @@
-"""Measures iocpd against its peers on one machine: ``python -m tests.bench echo|idle|fanout|isolation``.
+"""Measures iocpd against its peers on one machine: ``python -m tests.bench echo|accept|idle|
+fanout|isolation|api``.
 
 How each number is taken:
 

@@ -12,13 +12,20 @@ if sys.platform != "linux":
     sys.exit("tests.bench runs on Linux only: it pins processes to processors and reads /proc")
 
 from . import __doc__ as about
-from . import echo, fanout, idle, isolation
+from . import accept, api, echo, fanout, idle, isolation
 from .errors import BenchError
 from .machine import Neighbours, choose_cores, facts, raise_file_limit
 from .options import Setup
 from .report import Report
 
-MEASUREMENTS = {"echo": echo, "idle": idle, "fanout": fanout, "isolation": isolation}
+MEASUREMENTS = {
+    "echo": echo,
+    "accept": accept,
+    "idle": idle,
+    "fanout": fanout,
+    "isolation": isolation,
+    "api": api,
+}
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""What all four measurements take: the machine as it was set up, and the kinds of numbers on the command line."""
+"""What all measurements take: the machine as it was set up, and the kinds of numbers on the command line."""
 
 import argparse
 from dataclasses import dataclass

@@ -12,8 +12,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from iocpd.api.access.store import KeyStore
 from iocpd.api.app import create_app
-from iocpd.api.keys import KeyRecord, KeyRing
+from iocpd.api.audit.trail import AuditTrail
 from iocpd.api.settings import Settings
 from iocpd.core import BackendUnavailable, Engine, EngineConfig, ListenerConfig, probe
 from tests.integration.server import BACKENDS, OVERRIDE, Server
@@ -90,14 +91,17 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture
-def api(engine: Engine) -> Api:
+def api(engine: Engine, tmp_path: Path) -> Api:
     """Without keys."""
-    return Api(create_app(engine, Settings()), engine)
+    return _api(engine, tmp_path / "state", tmp_path / "state" / "keys.json")
 
 
 @pytest.fixture
-def api_with_keys(engine: Engine) -> Callable[[list[KeyRecord]], Api]:
-    def make(records: list[KeyRecord]) -> Api:
-        return Api(create_app(engine, Settings(), keys=KeyRing(records)), engine)
+def api_with_keys(engine: Engine, tmp_path: Path) -> Callable[[Path], Api]:
+    """With the keys of a file."""
+    return lambda keys: _api(engine, tmp_path / "state", keys)
 
-    return make
+
+def _api(engine: Engine, state: Path, keys: Path) -> Api:
+    audit = AuditTrail(state, max_bytes=1 << 20, files=4)
+    return Api(create_app(engine, Settings(state_dir=state), keys=KeyStore(keys), audit=audit), engine)

@@ -181,5 +181,18 @@ class Server:
         assert found is not None
         return found
 
+    def broadcast(self, **body: Any) -> Any:
+        """The final report of a broadcast, also of one to so many that it is a job."""
+        answer = self.http.post("/v1/broadcasts", json=body)
+        if answer.status_code == 200:
+            return answer.json()
+        assert answer.status_code == 202, answer.text
+
+        def ended() -> Any:
+            report = self.get(answer.headers["location"])
+            return report if report["ended_at"] else None
+
+        return eventually(ended, 3 * PATIENCE)
+
     def drain(self) -> Any:
         return self.get("/v1/node/drain")

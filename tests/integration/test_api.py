@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from iocpd.api.connections.schemas import ClosedPage, ConnectionPage
+from iocpd.api.connections.schemas import ClosedPage, ConnectionDetail, ConnectionPage
 from iocpd.api.keys import SCOPES
 from iocpd.core import (
     ConnectionClosing,
@@ -259,7 +259,11 @@ def test_pages_have_the_shape_that_is_declared(api: Api) -> None:
     assert parsed.total == 2
     assert json.loads(parsed.model_dump_json()) == page.json()
     row = page.json()["items"][0]
-    assert api.call("GET", f"/v1/connections/{row['id']}").json() == row
+    one = api.call("GET", f"/v1/connections/{row['id']}").json()
+    assert json.loads(ConnectionDetail.model_validate(one).model_dump_json()) == one
+    del one["rtt_ms"]
+    assert one == row
+    assert list(one) == list(row)
     assert api.call("GET", "/v1/connections").json()["total"] is None
     closed = api.call("GET", "/v1/connections/closed")
     assert json.loads(ClosedPage.model_validate_json(closed.content).model_dump_json()) == closed.json()
@@ -281,7 +285,7 @@ def test_metrics_follow_the_conventions_and_count_requests_by_route(api: Api) ->
         for sample in family.samples
     }
     assert values["iocpd_worker_connections", ("worker", "0")] == 3
-    assert values["iocpd_closed_connections_total", ("reason", "client_closed")] == 1
+    assert values["iocpd_closed_connections_total", ("by", "client"), ("reason", "client_closed")] == 1
     listener = ("listener", f"127.0.0.1:{api.engine.listener_stats()[0].port}")
     assert values["iocpd_accepted_connections_total", listener, ("service", "echo")] == 4
     route = ("route", "/v1/connections/{id}")
@@ -309,11 +313,26 @@ def test_the_openapi_document_declares_ids_scopes_and_every_error(api: Api) -> N
         operation["operationId"]: operation for item in document["paths"].values() for operation in item.values()
     }
     assert set(operations) == {
+        "audit-list",
+        "bans-create",
+        "bans-get",
+        "bans-lift",
+        "bans-list",
+        "broadcasts-cancel",
+        "broadcasts-get",
         "broadcasts-send",
         "connections-get",
         "connections-kick",
+        "connections-label",
         "connections-list",
         "connections-list_closed",
+        "events-stream",
+        "kicks-cancel",
+        "kicks-get",
+        "kicks-start",
+        "keys-create",
+        "keys-list",
+        "keys-revoke",
         "listeners-list",
         "messages-send",
         "metrics-get",
@@ -321,6 +340,7 @@ def test_the_openapi_document_declares_ids_scopes_and_every_error(api: Api) -> N
         "node-cancel_drain",
         "node-get",
         "node-get_drain",
+        "node-reload",
         "node-shutdown",
         "probes-live",
         "probes-ready",

@@ -17,15 +17,19 @@ import pytest
 
 from iocpd.api.client import (
     AsyncClient,
+    Ban,
+    BroadcastReport,
     Client,
     ClosedConnection,
     Conflict,
-    Connection,
+    ConnectionDetail,
     Drain,
     Forbidden,
     Gone,
     Invalid,
+    KickReport,
     Listener,
+    NewKey,
     NotFound,
     ProblemError,
     TimedOut,
@@ -51,6 +55,7 @@ class Awaited:
     def __init__(self, *args: Any, **options: Any) -> None:
         self._loop = asyncio.new_event_loop()
         self._client = AsyncClient(*args, **options)
+        self._streams: list[Any] = []
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
@@ -62,6 +67,7 @@ class Awaited:
         return call
 
     def _iterate(self, answer: Any) -> Iterator[Any]:
+        self._streams.append(answer)
         while True:
             try:
                 yield self._loop.run_until_complete(anext(answer))
@@ -69,6 +75,8 @@ class Awaited:
                 return
 
     def close(self) -> None:
+        for each in self._streams:
+            self._loop.run_until_complete(each.aclose())
         self._loop.run_until_complete(self._client.close())
         self._loop.close()
 
@@ -100,6 +108,49 @@ def as_json(value: Any) -> Any:
     return json.loads(value.model_dump_json())
 
 
+class LosingAnswers:
+    """A proxy that passes requests on and keeps the first answers for itself. Gives its port."""
+
+    def __init__(self, to: int, *, lose: int) -> None:
+        self._to = to
+        self._left = lose
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> int:
+        self._thread.start()
+        port: int = self._listener.getsockname()[1]
+        return port
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:  # it is over
+                return
+            with connection, socket.create_connection(("127.0.0.1", self._to)) as service:
+                connection.settimeout(PATIENCE)
+                service.settimeout(PATIENCE)
+                service.sendall(self._whole(connection, b"once"))
+                answer = self._whole(service, b"}")
+                if self._left:
+                    self._left -= 1
+                else:
+                    connection.sendall(answer)
+
+    @staticmethod
+    def _whole(connection: socket.socket, end: bytes) -> bytes:
+        data = b""
+        while not data.endswith(end):  # head and body may come one after another
+            piece = connection.recv(65536)
+            assert piece, data
+            data += piece
+        return data
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+
 # --- connections ------------------------------------------------------------------------------------------------------
 
 
@@ -109,9 +160,9 @@ def test_a_connection_is_shown_with_everything_that_the_api_tells(server: Server
     id = server.id_of(peer)
     raw = eventually(lambda: row if (row := server.get(f"/v1/connections/{id}"))["bytes_out"] == 5 else None)
     found = client.get_connection(id)
-    assert isinstance(found, Connection)
-    assert found == Connection.model_validate(raw)
-    assert as_json(found) == raw
+    assert isinstance(found, ConnectionDetail)
+    assert as_json(found) | {"rtt_ms": None} == raw | {"rtt_ms": None}
+    assert found.rtt_ms is None or found.rtt_ms >= 0
     assert found.peer.port == peer.address[1]
     assert found.state == "open"
     assert found.connected_at.tzinfo is not None
@@ -237,6 +288,193 @@ def test_an_id_of_nobody_and_one_of_another_run_are_told_apart(serve: Serve, con
         client.kick(before.id_of(peer))
     assert gone.value.code == "connection_of_another_run"
     assert gone.value.closed is None
+
+
+def test_a_listing_of_some_fields_has_no_others(server: Server, client: Any) -> None:
+    _peers = server.connect(2)  # and kept
+    for found in (
+        list(client.connections(fields=["peer", "tags"], page_size=1, sort="-bytes_in")),
+        client.list_connections(fields=["peer", "tags"]).items,
+    ):
+        assert [each.model_fields_set for each in found] == [{"id", "peer", "tags"}] * 2
+        with pytest.raises(AttributeError):
+            _ = found[0].bytes_in
+    with pytest.raises(Invalid):
+        client.list_connections(fields=["nonsense"])
+
+
+def test_labels_are_written_and_found(server: Server, client: Any) -> None:
+    peer, other = server.connect(2)
+    id = server.id_of(peer)
+    assert client.label(id, tags={"region": "eu", "tier": "gold"}, groups=["lobby"]).groups == ("lobby",)
+    assert client.label(id, tags={"tier": None}).tags == {"region": "eu"}
+    client.label(server.id_of(other), tags={"region": "us"})
+    assert [each.id for each in client.connections(tag=["region:eu"])] == [id]
+    assert [each.id for each in client.connections(group="lobby", tag=["region:eu"])] == [id]
+    assert list(client.connections(tag=["region:eu", "tier:gold"])) == []
+    with pytest.raises(Invalid):
+        client.label(id)
+    with pytest.raises(NotFound):
+        client.label("nobody", groups=[])
+
+
+# --- kicks and broadcasts ---------------------------------------------------------------------------------------------
+
+
+def leave(peers: list[Peer]) -> Callable[[], list[bytes]]:
+    """Reads from clients until their end and closes them, in a thread; the result is what they were sent."""
+    pool = ThreadPoolExecutor(1)
+    done = pool.submit(lambda: [(peer.read_to_any_end(), peer.close())[0] for peer in peers])
+    pool.shutdown(wait=False)
+    return done.result
+
+
+def test_many_are_kicked_and_the_report_tells_of_each(server: Server, client: Any) -> None:
+    peers = server.connect(4)
+    spared = server.id_of(peers[0])
+    look = client.kick_many(listener=0, exclude=[spared], dry_run=True)
+    assert isinstance(look, KickReport)
+    assert (look.matched, look.kicked, {each.outcome for each in look.outcomes}) == (3, 0, {"would_kick"})
+    sent = leave(peers[1:])
+    report = client.kick_many(listener=0, exclude=[spared], reason="maintenance", farewell="bye")
+    assert sent() == [b"bye"] * 3
+    assert (report.job, report.state, report.kicked, report.failed) == (None, "done", 3, 0)
+    assert {each.id for each in report.outcomes} == {each.id for each in look.outcomes}
+    assert [each.id for each in client.connections()] == [spared]
+    with pytest.raises(Invalid, match='"all": true'):
+        client.kick_many()
+    with pytest.raises(Invalid):
+        client.kick_many(all=True, listener=0)
+
+
+def test_a_kick_with_a_rate_is_watched_and_cancelled(server: Server, client: Any) -> None:
+    sent = leave(server.connect(10))
+    begun = client.kick_many(all=True, rate_per_s=20)
+    assert begun.job
+    seen = list(client.watch_kicks(begun, interval=0.05))
+    sent()
+    assert seen[0] == begun
+    assert (seen[-1].state, seen[-1].kicked) == ("done", 10)
+    assert [each.waiting for each in seen] == sorted((each.waiting for each in seen), reverse=True)
+    assert client.get_kicks(begun.job) == seen[-1]
+    _peers = server.connect(5)  # and kept
+    begun = client.kick_many(all=True, rate_per_s=1, force=True)
+    client.cancel_kicks(begun.job)
+    last = list(client.watch_kicks(begun.job, interval=0.05))[-1]
+    assert (last.state, last.waiting > 0) == ("cancelled", True)
+    with pytest.raises(NotFound) as raised:
+        client.get_kicks("nosuchjob")
+    assert raised.value.code == "job_unknown"
+
+
+def test_a_broadcast_may_be_a_job(server: Server, client: Any) -> None:
+    peers = server.connect(3)
+    begun = client.broadcast("to all\n", all=True, prefer="respond-async", ttl_ms=60_000, on_slow="disconnect")
+    assert isinstance(begun, BroadcastReport)
+    assert begun.job
+    last = list(client.watch_broadcast(begun, interval=0.05))[-1]
+    assert (last.state, last.written, last.expired, last.done) == ("done", 3, 0, True)
+    assert client.get_broadcast(begun.job) == last
+    assert {peer.read(7) for peer in peers} == {b"to all\n"}
+    client.cancel_broadcast(begun.job)
+    assert client.broadcast("x", all=True, dry_run=True).matched == 3
+    assert all(peer.echoes(b"nothing before this") for peer in peers)
+
+
+def test_a_post_that_is_made_again_is_done_once(server: Server) -> None:
+    (peer,) = server.connect()
+    id = server.id_of(peer)
+    with LosingAnswers(server.http_port, lose=2) as port, Client(f"http://127.0.0.1:{port}", retries=3) as client:
+        assert client.send(id, "once").written == 1
+    peer.send(b"!")
+    assert peer.read(5) == b"once!"
+
+
+# --- bans and events --------------------------------------------------------------------------------------------------
+
+
+def test_bans_are_made_listed_and_lifted(server: Server, client: Any) -> None:
+    sent = leave(server.connect(2))
+    mine = client.ban("127.0.0.0/8", ttl="1h", reason="too many", farewell="bye")
+    assert sent() == [b"bye"] * 2
+    assert isinstance(mine, Ban)
+    assert (mine.kicked, mine.reason, mine.created_by) == (2, "too many", "local")
+    others = [client.ban(f"192.0.2.{number}").id for number in range(3)]
+    assert [each.id for each in client.bans(page_size=2)] == [*reversed(others), mine.id]
+    assert client.list_bans(limit=1).total == 4
+    assert [each.address for each in client.bans(address="127.0.0.1")] == ["127.0.0.0/8"]
+    assert client.get_ban(mine.id).expires_at is not None
+    with pytest.raises(Conflict):
+        client.ban("127.0.0.0/8")
+    assert client.unban(mine.id) is None
+    for call in (client.unban, client.get_ban):
+        with pytest.raises(NotFound):
+            call(mine.id)
+
+
+def test_events_are_iterated_over(server: Server, client: Any) -> None:
+    events = client.events(types=["connected", "disconnected"], listener=0)
+    with ThreadPoolExecutor(1) as background:
+        first = background.submit(next, events)
+        peers = []
+        while not first.done():  # those before the stream began are not in it
+            peers += server.connect(1)
+        assert first.result(PATIENCE).kind == "connected"
+    for peer in peers:
+        peer.close()
+    seen = next(each for each in events if each.kind == "disconnected")
+    assert (seen.reason, seen.by, seen.listener) == ("client_closed", "client", 0)
+    assert seen.position.startswith(client.get_node().instance)
+    again = client.events(after=seen.position, types=["disconnected", "connected"])
+    if len(peers) > 1:
+        assert next(again).position != seen.position
+
+
+def test_an_event_stream_outlives_the_service(serve: Serve, connect: Connect) -> None:
+    first = serve()
+    events = connect(first).events(attempts=100)
+    with ThreadPoolExecutor(1) as background:
+        seen = background.submit(next, events)
+        peers = []
+        while not seen.done():
+            peers += first.connect(1)
+        assert seen.result(PATIENCE).kind == "connected"
+        first.kill()
+        seen = background.submit(lambda: next(each for each in events if each.kind == "missed"))
+        second = serve(arguments=["--http", f"127.0.0.1:{first.http_port}"])
+        assert seen.result(2 * PATIENCE).missed is None  # nobody knows how many
+        seen = background.submit(next, events)
+        peers += second.connect(1)
+        assert seen.result(PATIENCE).kind == "connected"
+
+
+# --- keys and the audit -----------------------------------------------------------------------------------------------
+
+
+def test_keys_are_made_listed_and_revoked_and_the_audit_tells(serve: Serve, connect: Connect, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    admin = add_key(path, "admin", role="admin")
+    server = serve(keys_file=path, key=admin)
+    client = connect(server, key=admin)
+    made = client.add_key("alice", role="viewer", expires_in="1h")
+    assert isinstance(made, NewKey)
+    assert connect(server, key=made.key).get_node().pid
+    single = client.add_key("bob", scopes=["metrics:read"])
+    assert (single.role, single.scopes, single.expires_at) == (None, ("metrics:read",), None)
+    assert {each.name for each in client.list_keys().items} == {"admin", "alice", "bob"}
+    with pytest.raises(Conflict):
+        client.add_key("alice", role="viewer")
+    client.revoke_key("alice")
+    with pytest.raises(Unauthorized):
+        connect(server, key=made.key).get_node()
+    with pytest.raises(NotFound):
+        client.revoke_key("alice")
+    found = list(client.audit(actor="admin", page_size=2))
+    assert {each.action for each in found} == {"keys-create", "keys-revoke"}
+    assert [each.at for each in found] == sorted((each.at for each in found), reverse=True)
+    assert [each.outcome for each in client.audit(action="keys-revoke")] == ["key_name_unknown", "done"]
+    assert made.key not in "".join(each.model_dump_json() for each in found)
+    assert client.list_audit(limit=1, since=found[0].at).items[0].at >= found[0].at
 
 
 # --- messages ---------------------------------------------------------------------------------------------------------
@@ -419,13 +657,13 @@ def test_silence_is_a_timeout(connect: Connect) -> None:
         assert time.monotonic() - began < 5
 
 
-def test_a_service_that_goes_away_in_the_middle_is_asked_again_only_with_a_get(connect: Connect) -> None:
+def test_a_service_that_goes_away_is_asked_again_where_nothing_can_be_done_twice(connect: Connect) -> None:
     asked = 0
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def hang_up() -> None:
             nonlocal asked
-            for _ in range(3 + 1 + 1):
+            for _ in range(3 + 1 + 3):
                 connection, _ = listener.accept()
                 with connection:
                     connection.recv(65536)
@@ -438,7 +676,7 @@ def test_a_service_that_goes_away_in_the_middle_is_asked_again_only_with_a_get(c
             for call, times in (
                 (client.get_node, 3),
                 (lambda: client.kick("x"), 1),
-                (lambda: client.send("x", "y"), 1),
+                (lambda: client.send("x", "y"), 3),
             ):
                 asked = 0
                 with pytest.raises(Unreachable, match="went away") as raised:

@@ -160,7 +160,7 @@ def test_broadcasts_reach_two_thousand_clients_with_nothing_lost_or_mixed_up(ser
 
     def send(sender: str) -> list[dict[str, Any]]:
         bodies = ({"all": True, "payload": {"text": message(sender, number)}} for number in range(rounds))
-        return [server.http.post("/v1/broadcasts", json=body).json() for body in bodies]
+        return [server.broadcast(**body) for body in bodies]
 
     with ThreadPoolExecutor(2) as background:
         reports = [report for found in background.map(send, "ab") for report in found]

@@ -60,8 +60,7 @@ def test_ten_thousand_connections_are_served_listed_sent_to_and_drained(serve: S
         assert len({row["id"] for row in rows}) == len(rows) == COUNT
         assert {row["peer"]["port"] for row in rows} == {connection.getsockname()[1] for connection in connections}
 
-        body = {"all": True, "payload": {"text": "to all"}, "timeout": "30s"}
-        report = server.http.post("/v1/broadcasts", json=body, timeout=40).json()
+        report = server.broadcast(all=True, payload={"text": "to all"}, timeout="30s")
         assert report["matched"] == report["written"] == COUNT
         assert read_all(connections, 6) == [b"to all"] * COUNT
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,18 +17,21 @@ from iocpd.api.client import (
     AsyncClient,
     Client,
     ClientError,
+    Event,
     ProblemError,
     SetupError,
     TimedOut,
     UnexpectedAnswer,
     Unreachable,
 )
+from iocpd.api.client.operations.events import _Parser
 
 Answer = httpx.Response | type[httpx.RequestError]
 
 REPORT = dict.fromkeys(("matched", "queued", "written", "skipped_slow", "closed_before_write", "failed"), 1) | {
     "done": True
 }
+IN_FLIGHT = {"code": "idempotency_in_flight", "status": 409, "title": "In flight", "detail": "wait", "request_id": "r"}
 BUSY = {"code": "engine_busy", "status": 503, "title": "The engine is busy", "detail": "try again", "request_id": "r"}
 
 
@@ -116,15 +121,38 @@ def test_a_put_or_delete_is_made_again_only_if_it_was_surely_not_carried_out(
 
 
 @pytest.mark.parametrize("failure", [httpx.ConnectError, httpx.ReadError])
-def test_a_post_is_never_made_again(run: Run, failure: type[httpx.RequestError]) -> None:
-    service = Service(failure)
-    with pytest.raises(Unreachable):
-        run(service, "send", "x", "hello")
-    service = Service(busy())
+def test_a_post_is_made_again_under_the_same_key(run: Run, failure: type[httpx.RequestError]) -> None:
+    service = Service(failure, busy(), httpx.Response(200, json=REPORT))
+    assert run(service, "send", "x", "hello").written == 1
+    keys = [request.headers["idempotency-key"] for request in service.requests]
+    assert len(keys) == 3
+    assert len(set(keys)) == 1
+    assert keys[0].startswith('"')
+    again = Service(httpx.Response(200, json=REPORT))
+    run(again, "send", "x", "hello")
+    assert again.requests[0].headers["idempotency-key"] != keys[0]
+
+
+def test_a_post_whose_answer_was_lost_waits_for_what_it_began(run: Run) -> None:
+    headers = {"content-type": "application/problem+json", "retry-after": "1"}
+    flying = [httpx.Response(409, json=IN_FLIGHT, headers=headers) for _ in range(4)]
+    service = Service(httpx.ReadError, *flying, httpx.Response(200, json=REPORT))
+    assert run(service, "send", "x", "hello", retries=1).written == 1
+    assert len(service.requests) == 6
+
+
+def test_only_a_post_has_an_idempotency_key(run: Run) -> None:
+    service = Service(live(), httpx.Response(204))
+    run(service, "list_listeners")
+    run(service, "kick", "x")
+    assert not any("idempotency-key" in request.headers for request in service.requests)
+
+
+def test_a_post_that_can_not_be_made_again_is_an_error(run: Run) -> None:
+    service = Service(busy(None))
     with pytest.raises(ProblemError) as raised:
         run(service, "broadcast", "hello", all=True)
     assert raised.value.code == "engine_busy"
-    assert raised.value.retry_after == 0
 
 
 def test_what_timed_out_is_not_made_again(run: Run) -> None:
@@ -211,6 +239,106 @@ def test_an_answer_of_something_else_is_told_from_one_of_the_service(run: Run) -
     with pytest.raises(ProblemError) as raised:  # a key must not follow it
         run(Service(httpx.Response(307, headers={"location": "http://elsewhere.invalid/"})), "get_node")
     assert raised.value.code == "http_307"
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+def stream_of(*parts: bytes) -> httpx.Response:
+    return httpx.Response(200, content=b"".join(parts), headers={"content-type": "text/event-stream"})
+
+
+def event(number: int, kind: str = "connected", end: bytes = b"\n") -> bytes:
+    data = json.dumps({"at": "2025-01-31T12:00:00Z", "id": f"c-{number}", "listener": 0})
+    lines = (f"event: {kind}", f"data: {data}", f"id: run.{number}")
+    return end.join(line.encode() for line in (*lines, "", ""))
+
+
+Events = Callable[..., list[Event]]
+
+
+@pytest.fixture(params=["blocking", "asynchronous"])
+def take(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Events:
+    """`take(service, count, ...)` reads so many events with either client; pauses are none."""
+    monkeypatch.setattr("iocpd.api.client.operations.events._FIRST_PAUSE_SECONDS", 0)
+
+    def blocking(service: Service, count: int, **options: Any) -> list[Event]:
+        with Client(transport=httpx.MockTransport(service)) as client:
+            return list(itertools.islice(client.events(**options), count))
+
+    def asynchronous(service: Service, count: int, **options: Any) -> list[Event]:
+        async def read() -> list[Event]:
+            found = []
+            async with AsyncClient(transport=httpx.MockTransport(service)) as client:
+                events = client.events(**options)
+                async for each in events:
+                    found.append(each)
+                    if len(found) == count:
+                        break
+                await events.aclose()
+            return found
+
+        return asyncio.run(read())
+
+    return blocking if request.param == "blocking" else asynchronous
+
+
+def test_events_go_on_where_the_connection_was_lost(take: Events) -> None:
+    service = Service(
+        stream_of(event(1), b": ping\n\n", event(2)), httpx.ConnectError, busy(), stream_of(event(3), event(4))
+    )
+    found = take(service, 4, types=["connected", "drain"], listener=0)
+    assert [(each.kind, each.id, each.position) for each in found] == [
+        ("connected", f"c-{number}", f"run.{number}") for number in (1, 2, 3, 4)
+    ]
+    assert [request.headers.get("last-event-id") for request in service.requests] == [None, "run.2", "run.2", "run.2"]
+    assert dict(service.requests[0].url.params) == {"types": "connected,drain", "listener": "0"}
+    assert take(Service(stream_of(event(1))), 1, after="run.0")[0].id == "c-1"
+
+
+def test_what_was_missed_is_an_event(take: Events) -> None:
+    service = Service(
+        stream_of(b'event: missed\ndata: {"missed": 37}\nid: run.9\n\n', b'event: missed\ndata: {"missed": null}\n\n')
+    )
+    first, second = take(service, 2)
+    assert (first.kind, first.missed, first.position) == ("missed", 37, "run.9")
+    assert (second.kind, second.missed, second.position) == ("missed", None, None)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["lf", "crlf", "cr"])
+def test_lines_of_events_end_as_the_standard_says(end: bytes) -> None:
+    whole = event(1, end=end) + event(2, end=end)
+    # In pieces of every size, also in the middle of a line's end and of a character.
+    for size in range(1, 20):
+        parser = _Parser()
+        pieces = [whole[at : at + size] for at in range(0, len(whole), size)]
+        found = [fields for piece in [*pieces, b":\n"] for fields in parser.feed(piece)]
+        assert [fields["id"] for fields in found] == ["run.1", "run.2"]
+
+
+def test_characters_that_only_look_like_the_end_of_a_line_stay_in_the_event() -> None:
+    text = "a\u2028b\x85c\x0bd"
+    data = json.dumps({"text": text}, ensure_ascii=False)
+    (fields,) = _Parser().feed(f"event: ban\ndata: {data}\n\n".encode())
+    assert json.loads(fields["data"], strict=False) == {"text": text}
+
+
+def test_a_stream_that_can_not_be_had_is_an_error(take: Events) -> None:
+    refused = httpx.Response(403, json={**BUSY, "status": 403, "code": "scope_missing"})
+    refused.headers["content-type"] = "application/problem+json"
+    with pytest.raises(ProblemError) as raised:
+        take(Service(refused), 1)
+    assert raised.value.code == "scope_missing"
+    service = Service(*[httpx.ConnectError] * 3)
+    with pytest.raises(Unreachable):
+        take(service, 1, attempts=3)
+    assert len(service.requests) == 3
+    with pytest.raises(Unreachable, match="ends each stream"):
+        take(Service(*[stream_of() for _ in range(3)]), 1, attempts=3)
+    with pytest.raises(UnexpectedAnswer, match="not an event"):
+        take(Service(stream_of(b"event: ban\ndata: {\n\n")), 1)
+    with pytest.raises(UnexpectedAnswer, match="endless"):
+        take(Service(stream_of(b"x" * 2_000_000)), 1)
 
 
 # --- address and key --------------------------------------------------------------------------------------------------

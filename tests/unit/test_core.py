@@ -35,7 +35,7 @@ from iocpd.core.config import BACKENDS, LISTENERS_MAX, SERVICES, WORKERS_MAX, mi
 
 def test_names_and_bounds_are_the_engines() -> None:
     assert [ffi.string(lib.iocpd_backend_name(number)).decode() for number in range(1, 4)] == list(BACKENDS[1:])
-    assert [getattr(lib, f"IOCPD_{name.upper()}") for name in SERVICES] == list(range(len(SERVICES)))
+    assert [getattr(lib, f"IOCPD_{name.upper()}") for name in SERVICES] == list(range(4))
     assert [getattr(lib, f"IOCPD_PHASE_{phase.name}") for phase in Phase] == list(range(len(Phase)))
     assert (None, *Reason) == rows.REASONS
     assert (WORKERS_MAX, LISTENERS_MAX) == (lib.IOCPD_WORKERS_MAX, lib.IOCPD_LISTENERS_MAX)
@@ -71,7 +71,11 @@ def test_a_row_is_unpacked_field_by_field() -> None:
     row[0].connected_at_us, row[0].last_activity_at_us = 1_700_000_000_123_456, 1_700_000_001_654_321
     row[0].bytes_in, row[0].bytes_out, row[0].pending_bytes = 2**63, 2, 5
     row[0].messages_in, row[0].messages_out = 3, 4
-    (connection,) = rows.connections(row, 1, ("echo", "relay"))
+    row[0].labels = 1
+    (connection,) = rows.connections(
+        row, 1, ("echo", "relay"), {2**52 + 1: b',"tags":{"k":"v"},"groups":["g"]'}.__getitem__
+    )
+    assert (connection.tags, connection.groups) == ({"k": "v"}, ("g",))
     assert (connection.id, connection.serial, connection.listener, connection.worker) == (2**52 + 1, 2**40, 1, 63)
     assert (connection.service, connection.state, connection.reason) == ("relay", "draining", "kicked")
     assert (connection.peer, connection.local) == (("192.0.2.7", 65535), ("::1", 7000))
@@ -86,7 +90,8 @@ def test_a_record_is_unpacked_with_its_connection() -> None:
     row[0].connection.token, row[0].connection.reason = 7, lib.IOCPD_KICKED
     row[0].closed_serial, row[0].closed_at_us, row[0].os_error = 9, 1_700_000_000_000_000, -5
     row[0].text = "Wartung: ü".encode()
-    (closed,) = rows.closed_connections(row, 1, ("echo",))
+    (closed,) = rows.closed_connections(row, 1, ("echo",), lambda _: pytest.fail("it has no labels"))
+    assert (closed.connection.tags, closed.connection.groups) == ({}, ())
     assert (closed.connection.id, closed.connection.reason, closed.closed_serial) == (7, "kicked", 9)
     assert (closed.reason, closed.by, closed.text, closed.os_error) == ("kicked", "operator", "Wartung: ü", -5)
 

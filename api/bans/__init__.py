@@ -1,0 +1,1 @@
+"""Addresses that are kept away: while the service runs, and after it was started again."""

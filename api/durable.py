@@ -1,0 +1,53 @@
+"""Files that are there as a whole, whatever happens while they are written.
+
+It waits for the disk: on an event loop, call it in a thread.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def replace_file(path: Path, pieces: Iterable[bytes]) -> None:
+    """Puts a file with this content in the place of the one that is there, if any; its folder is made if need be.
+
+    Who reads it, at whatever moment, and also after a loss of power, has all of the former content or all of the new
+    one; when this returns, it is the new one. Only the owner may read it: that of the former file, or of the folder,
+    where root writes for a service that has an account of its own. OSError: the former file is as it was.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            _keep_owner(file.fileno(), path)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # what went wrong first is what counts
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def _keep_owner(descriptor: int, path: Path) -> None:
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return
+    former = os.stat(path if path.exists() else path.parent)
+    os.fchown(descriptor, former.st_uid, former.st_gid)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name lives in the folder. Windows has no handle on a folder that could be flushed; NTFS has a journal."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

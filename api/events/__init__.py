@@ -1,0 +1,1 @@
+"""What happens, as it happens: a stream of events for whoever watches."""

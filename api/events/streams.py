@@ -1,0 +1,126 @@
+"""Streams of events, and what bounds them.
+
+The engine writes its events into a ring for each worker, which costs it the same whether somebody watches or nobody
+does. A ring is read here, by each stream for itself, while there are streams and at no other time; and no more often
+than each POLL_SECONDS, for at most BATCH events. So a watcher costs the data path nothing and the API a bounded part of
+its thread.
+
+Nothing is kept for a watcher that does not read: its connection takes no more, so its stream is not asked for the next
+event, and the rings go on turning. When it reads again, it is told how many events it has missed.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+from fastapi.sse import ServerSentEvent
+from pydantic_core import to_json
+
+from iocpd.api import problems
+from iocpd.api.events.rows import event_row
+from iocpd.api.identity import Instance
+from iocpd.api.problems import Problem
+from iocpd.core import ConfigurationError, Engine, EventPosition
+
+STREAMS = 64
+"""As many may be open at a time."""
+POLL_SECONDS = 0.1
+BATCH = 512
+CHECK_SECONDS = 1.0
+"""A key that is revoked, or whose time is over, shows nothing for longer than this."""
+MARK_SECONDS = 10.0
+"""A stream on which nothing has come for so long is told how far it has come, for its Last-Event-ID."""
+RETRY_MS = 1000
+"""How long a browser waits before it connects again."""
+
+
+class EventStreams:
+    """The open streams of one run, counted. For the event loop's thread alone; the counts may be read in any."""
+
+    def __init__(self, engine: Engine, instance: Instance) -> None:
+        self._engine = engine
+        self._instance = instance
+        self.open = 0
+        self.sent = 0
+        """Events that were sent to somebody, since the start."""
+        self.missed = 0
+        """Events that a stream was too slow for, or came back too late for, since the start."""
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Room for one more stream; Problem 429."""
+        if self.open >= STREAMS:
+            detail = f"{STREAMS} streams of events are open, and that is as many as there may be; close one"
+            raise Problem(problems.TOO_MANY_STREAMS, detail)
+        self.open += 1
+        try:
+            yield
+        finally:
+            self.open -= 1
+
+    def begin(self, last_event_id: str) -> tuple[EventPosition, bool]:
+        """Where a stream begins, and whether events of another run may have been missed before; Problem 422.
+
+        last_event_id: an `id` that a stream of this run gave, to go on after it; of another run or empty, to begin now.
+        """
+        if not last_event_id:
+            return self._engine.event_position(), False
+        instance, dot, position = last_event_id.partition(".")
+        if not dot or not Instance.is_name(instance):
+            raise _malformed(last_event_id)
+        try:
+            after = EventPosition.parse(position)
+            if instance != self._instance.name:
+                return self._engine.event_position(), True
+            self._engine.events(after, limit=1)  # it knows its own positions
+        except ConfigurationError:
+            raise _malformed(last_event_id) from None
+        return after, False
+
+    async def follow(
+        self,
+        position: EventPosition,
+        *,
+        foreign: bool,
+        types: frozenset[str],
+        listener: int | None,
+        allowed: Callable[[], bool],
+    ) -> AsyncIterator[ServerSentEvent]:
+        """The events after `position`, until the engine has stopped or `allowed`, asked each CHECK_SECONDS, says no."""
+        clock = asyncio.get_running_loop().time
+        prefix = self._instance.name + "."
+        # At once: so that the other side has the headers and an id, even if nothing ever happens.
+        yield ServerSentEvent(comment="events", id=f"{prefix}{position}", retry=RETRY_MS)
+        if foreign:
+            yield ServerSentEvent(event="missed", data={"missed": None})
+        marked_at = checked_at = clock()
+        while True:
+            if clock() - checked_at > CHECK_SECONDS:
+                checked_at = clock()
+                if not allowed():
+                    return
+            running = self._engine.running  # asked before its last events are read
+            batch = self._engine.events(position, limit=BATCH)
+            if batch.missed:
+                self.missed += batch.missed
+                yield ServerSentEvent(event="missed", data={"missed": batch.missed})
+            for event in batch.events:
+                if event.kind in types and (listener is None or event.listener == listener):
+                    # JSON has no line ends of its own, so no text of an operator or a client can be a line here.
+                    data = to_json(event_row(event, self._instance)).decode()
+                    self.sent += 1
+                    yield ServerSentEvent(event=event.kind, raw_data=data, id=f"{prefix}{event.position}")
+                    marked_at = clock()
+            position = batch.position
+            if not batch.events:
+                if not running:
+                    return
+                if clock() - marked_at > MARK_SECONDS:
+                    marked_at = clock()
+                    yield ServerSentEvent(comment="mark", id=f"{prefix}{position}")
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def _malformed(last_event_id: str) -> Problem:
+    detail = f"{last_event_id!r:.80} is no id of an event; leave it out to begin now"
+    return problems.invalid("header", "Last-Event-ID", "malformed", detail)

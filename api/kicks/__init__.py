@@ -1,0 +1,1 @@
+"""Ending many connections at once."""
