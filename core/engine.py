@@ -107,10 +107,14 @@ class Engine(Commands):
             if self.running:
                 raise StartError("the engine runs already: stop it first")
             run = self._run = Run(self.config)
-            threads: list[Any] = []
-            for plan in run.plans:
-                threads += plan.start(self, run, len(threads)) if plan else []
-            run.service_threads, run.plans = threads, []
+            try:
+                for plan in run.plans:
+                    if plan is not None:
+                        plan.start(self, run)
+            except RuntimeError as error:  # there is no thread for it
+                self.stop(deadline=0)
+                raise StartError(f"the thread of a service: {error}") from error
+            run.plans.clear()
 
     def stop(self, *, deadline: float = 10.0, farewell: bytes = b"") -> None:
         """Stops gracefully, and returns when all threads have ended.

@@ -43,7 +43,7 @@ from .errors import (
     EngineTimeout,
     StartError,
 )
-from .framing import Framing, Raw
+from .framing import Framing, Lines, Raw
 from .model import Connection, Reason, ServiceStats
 
 if TYPE_CHECKING:
@@ -204,7 +204,21 @@ class ServiceConnection:
         data: Yours: whatever belongs to this connection.
     """
 
-    __slots__ = ("__weakref__", "_add", "_check", "_number", "_over", "_put", "_thread", "data", "id", "local", "peer")
+    __slots__ = (
+        "__weakref__",
+        "_add",
+        "_check",
+        "_lines",
+        "_number",
+        "_over",
+        "_put",
+        "_quick",
+        "_thread",
+        "data",
+        "id",
+        "local",
+        "peer",
+    )
 
     def __init__(self, thread: _Thread, number: int, row: tuple[Any, ...]) -> None:
         token, peer_ip, local_ip, peer_port, local_port = row
@@ -216,6 +230,8 @@ class ServiceConnection:
         self._number = number
         self._over = False  # nothing that it sends would arrive, and no message comes any more
         self._check = thread.check
+        self._lines = thread.lines
+        self._quick = thread.quick
         self._add, self._put = thread.ops.append, thread.messages.append
 
     def __repr__(self) -> str:
@@ -239,11 +255,17 @@ class ServiceConnection:
             return
         if type(message) is not bytes:
             message = memoryview(message).tobytes()
-        if self._check is not None:
-            self._check(message)
+        size = len(message)
+        if size > self._quick or (self._lines and message.find(b"\n") >= 0):
+            self._slow(message)
         self._add(self._number)
         self._put(message)
-        if len(message) >= _LARGE:
+
+    def _slow(self, message: bytes) -> None:
+        """What `send` does not look at for a small line."""
+        if self._check is not None:
+            self._check(message)
+        if len(message) > _LARGE:
             self._thread.large(len(message))
 
     def close(self) -> None:
@@ -339,7 +361,11 @@ class _Thread:
         self.ops: list[int] = []
         self.messages: list[bytes] = []
         self.check = None if isinstance(framing, Raw) else framing.check
-        self.lines = framing.kind == "lines"
+        self.lines = isinstance(framing, Lines)
+        # A message up to this size needs no check but that of a line.
+        self.quick = (
+            _LARGE if self.check is None else min(_LARGE, framing.max_bytes) if isinstance(framing, Lines) else -1
+        )
         self._engine = engine
         self._run: Run | None = run
         self._number = number
@@ -427,8 +453,9 @@ class _Thread:
 
     def join(self, timeout: float) -> bool:
         """Whether it has ended."""
-        if self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+        if self._thread is threading.current_thread():
+            return True  # a handler has asked for the stop
+        self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def _main(self) -> None:
@@ -747,12 +774,12 @@ class Plan:
         service.thread = number
         return service
 
-    def start(self, engine: Engine, run: Run, first: int) -> list[_Thread]:
+    def start(self, engine: Engine, run: Run) -> None:
+        """RuntimeError if there is no thread for it."""
         kind = _AsyncThread if self.concurrent else _Thread
-        return [
-            kind(engine, run, first + number, self.name, service, self.framing)
-            for number, service in enumerate(self.instances)
-        ]
+        for service in self.instances:
+            number = len(run.service_threads)
+            run.service_threads.append(kind(engine, run, number, self.name, service, self.framing))
 
 
 def plan(listener: ListenerConfig) -> Plan | None:

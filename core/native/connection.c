@@ -54,7 +54,8 @@ static int64_t next_deadline(const struct connection *connection) {
     if (connection->state == IOCPD_OPEN) {
         int64_t first_byte_ns = limit_ns(&config->first_byte_ms), idle_ns = limit_ns(&config->idle_ms);
         if (first_byte_ns && connection->bytes_in == 0) at = sooner(at, (int64_t)connection->connected_ns + first_byte_ns);
-        if (idle_ns) at = sooner(at, active_ns + idle_ns);
+        /* Who waits for its service is not idle. */
+        if (idle_ns) at = sooner(at, (python_waiting(connection) ? connection->worker->now_ns : active_ns) + idle_ns);
         if (connection->over_soft_ns) at = sooner(at, connection->over_soft_ns + soft_ns);
         /* Nothing is received while it is paused, so its last activity was that it read something. */
         if (connection->flags & CONNECTION_PAUSED) at = sooner(at, active_ns + soft_ns);

@@ -260,6 +260,10 @@ void python_turn(struct worker *worker) {
     }
 }
 
+bool python_waiting(const struct connection *connection) {
+    return connection->session && u64_load(&connection->session->waiting) > 0;
+}
+
 bool python_answers(enum iocpd_reason reason) {
     switch (reason) {
     case IOCPD_CLIENT_CLOSED:

@@ -32,6 +32,8 @@ void python_destroy(struct iocpd_engine *engine);
 void python_open(struct connection *connection);
 /* Whole frames, or what a receive has brought: see service.h. */
 void python_whole(struct connection *connection, const struct frames *frames);
+/* The service has something from it that is not handled. False for the services in C. */
+bool python_waiting(const struct connection *connection);
 /* Whether the service still answers what was received when a connection ends for this reason. */
 bool python_answers(enum iocpd_reason reason);
 /* Tells the service that nothing more will come, and keeps the farewell (may be NULL) until it has answered. */

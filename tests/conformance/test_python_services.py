@@ -478,6 +478,16 @@ def test_what_was_taken_in_is_answered_after_a_half_close_however_slow(start: St
         assert client.read_to_end() == data
 
 
+def test_who_waits_for_a_slow_service_is_not_idle(start: Start, gate: type[Gate]) -> None:
+    engine = start(python(gate), idle_timeout=0.3)
+    with Client(port_of(engine)) as client:
+        client.send(b"one\n")
+        time.sleep(1)
+        gate.open.set()
+        assert client.read(4) == b"one\n"
+        assert eventually(lambda: engine.closed())[0].reason == Reason.IDLE_TIMEOUT
+
+
 def test_a_drain_answers_what_was_taken_in_and_then_says_farewell(start: Start, gate: type[Gate]) -> None:
     engine = start(python(gate))
     with Client(port_of(engine)) as client:
@@ -602,6 +612,22 @@ def test_a_stop_does_not_wait_for_a_handler_that_blocks(
     gate.open.set()
     thread.join(20)
     assert not thread.is_alive()
+
+
+def test_a_handler_may_stop_the_engine(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    class Stops(Service):
+        framing = Lines()
+
+        def on_message(self, connection: ServiceConnection, message: bytes) -> None:
+            self.engine.stop(deadline=0.2)
+
+    engine = start(python(Stops))
+    with Client(port_of(engine)) as client:
+        client.send(b"now\n")
+        assert client.was_reset()
+        eventually(lambda: not engine.running)
+    eventually(lambda: not [each for each in threading.enumerate() if each.name.startswith("iocpd-service")])
+    assert not caplog.records
 
 
 def test_a_stop_cancels_handlers_that_wait(
