@@ -507,8 +507,8 @@ class _Thread:
             self.note_error(what)
 
     def note_error(self, what: str) -> None:
-        self.errors += 1
         _log.exception("%s: %s has raised", self.name, what)
+        self.errors += 1
 
     def failed(self, what: str, connection: ServiceConnection) -> None:
         """In an exception's handler."""
