@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from iocpd.core import BanTableFull, ConfigurationError, Engine, Filter, ListenerConfig, Reason
-from tests.support import Client, connect, connection_of, eventually, port_of
+from tests.support import PATIENCE, Client, connect, connection_of, eventually, port_of
 
 Start = Callable[..., Engine]
 
@@ -36,14 +36,14 @@ def come_and_go(engine: Engine) -> None:
 def test_a_ban_refuses_and_its_end_lets_in(start: Start) -> None:
     engine = start("echo")
     (before,) = connect(engine, 1)
-    engine.submit_bans([(LOOPBACK, 0)]).future.result(5)
+    engine.submit_bans([(LOOPBACK, 0)]).future.result(PATIENCE)
     assert engine.info().bans == 1
     assert refused(engine)
     eventually(lambda: engine.listener_stats()[0].refused_banned == 1)
     assert before.echoes(b"who is there stays")
-    engine.submit_bans(remove=[ONE]).future.result(5)  # another network: no effect
+    engine.submit_bans(remove=[ONE]).future.result(PATIENCE)  # another network: no effect
     assert refused(engine)
-    engine.submit_bans(remove=[LOOPBACK]).future.result(5)
+    engine.submit_bans(remove=[LOOPBACK]).future.result(PATIENCE)
     assert engine.info().bans == 0
     with Client(port_of(engine)) as client:
         assert client.echoes(b"welcome")
@@ -67,22 +67,24 @@ def test_a_ban_refuses_and_its_end_lets_in(start: Start) -> None:
 )
 def test_which_networks_hold_an_address(start: Start, network: str, hit: bool) -> None:
     engine = start("echo")
-    engine.submit_bans([(ipaddress.ip_network(network), 0)]).future.result(5)
+    engine.submit_bans([(ipaddress.ip_network(network), 0)]).future.result(PATIENCE)
     assert refused(engine) == hit
 
 
 def test_an_ipv6_address_is_banned_by_its_network(start: Start) -> None:
     engine = start(ListenerConfig(host="::1", port=0))
-    engine.submit_bans([(ipaddress.ip_network("::/127"), 0)]).future.result(5)
+    engine.submit_bans([(ipaddress.ip_network("::/127"), 0)]).future.result(PATIENCE)
     assert refused(engine, "::1")
-    engine.submit_bans([(ipaddress.ip_network("0.0.0.0/0"), 0)], [ipaddress.ip_network("::/127")]).future.result(5)
+    engine.submit_bans([(ipaddress.ip_network("0.0.0.0/0"), 0)], [ipaddress.ip_network("::/127")]).future.result(
+        PATIENCE
+    )
     assert not refused(engine, "::1")
 
 
 def test_a_ban_ends_by_itself_and_can_be_prolonged(start: Start) -> None:
     engine = start("echo")
-    engine.submit_bans([(ONE, 3600)]).future.result(5)
-    engine.submit_bans([(ONE, 0.4)]).future.result(5)
+    engine.submit_bans([(ONE, 3600)]).future.result(PATIENCE)
+    engine.submit_bans([(ONE, 0.4)]).future.result(PATIENCE)
     began = time.monotonic()
     assert refused(engine)
     assert engine.info().bans == 1
@@ -98,12 +100,12 @@ def test_many_bans_of_all_lengths_hit_only_what_they_hold(start: Start) -> None:
         for number in range(20_000)
     ]
     for at in range(0, len(networks), 1000):
-        engine.submit_bans([(network, 0) for network in networks[at : at + 1000]]).future.result(5)
+        engine.submit_bans([(network, 0) for network in networks[at : at + 1000]]).future.result(PATIENCE)
     assert engine.info().bans == len(set(networks)) == 40_000
     with Client(port_of(engine)) as client:
         assert client.echoes(b"in")
     for at in range(0, len(networks), 1000):
-        engine.submit_bans(remove=networks[at : at + 1000]).future.result(5)
+        engine.submit_bans(remove=networks[at : at + 1000]).future.result(PATIENCE)
     assert engine.info().bans == 0
 
 
@@ -111,10 +113,10 @@ def test_the_table_of_bans_has_a_bound(start: Start) -> None:
     engine = start("echo", max_bans=2)
     bans = [(ipaddress.ip_network(f"10.0.0.{number}"), 0.0) for number in range(3)]
     with pytest.raises(BanTableFull):
-        engine.submit_bans(bans).future.result(5)
+        engine.submit_bans(bans).future.result(PATIENCE)
     assert engine.info().bans == 2
-    engine.submit_bans([bans[0]]).future.result(5)  # one that is there needs no room
-    engine.submit_bans([bans[2]], [bans[1][0]]).future.result(5)  # and lifting makes some
+    engine.submit_bans([bans[0]]).future.result(PATIENCE)  # one that is there needs no room
+    engine.submit_bans([bans[2]], [bans[1][0]]).future.result(PATIENCE)  # and lifting makes some
     with pytest.raises(ConfigurationError, match="1024"):
         engine.submit_bans([(ONE, 0)] * 1025)
 
@@ -122,10 +124,10 @@ def test_the_table_of_bans_has_a_bound(start: Start) -> None:
 def test_who_connected_before_a_ban_is_found_after_it(start: Start) -> None:
     engine = start("echo", workers=2)
     clients = [Client(port_of(engine)) for _ in range(50)]
-    engine.submit_bans([(ONE, 0)]).future.result(5)
-    engine.submit_barrier().future.result(5)
+    engine.submit_bans([(ONE, 0)]).future.result(PATIENCE)
+    engine.submit_barrier().future.result(PATIENCE)
     hit = engine.matching(Filter(ip=ONE), limit=1000)
-    engine.submit_kicks(hit, reason=Reason.BANNED, text="go away", force=True).future.result(5)
+    engine.submit_kicks(hit, reason=Reason.BANNED, text="go away", force=True).future.result(PATIENCE)
     eventually(lambda: len(hit) + engine.listener_stats()[0].refused_banned == 50)
     assert engine.count() == 0
     assert all(client.read_to_any_end() == b"" for client in clients)

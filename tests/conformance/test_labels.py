@@ -18,7 +18,7 @@ from iocpd.core import (
     LabelsChanged,
     SortKey,
 )
-from tests.support import connect, connection_of, eventually
+from tests.support import PATIENCE, connect, connection_of, eventually
 
 Start = Callable[..., Engine]
 
@@ -115,7 +115,7 @@ def test_what_two_change_at_the_same_time_is_not_lost(start: Start) -> None:
     def change(name: str) -> None:
         for number in range(100):
             try:
-                engine.submit_label(id, tags={name: str(number)}).future.result(5)
+                engine.submit_label(id, tags={name: str(number)}).future.result(PATIENCE)
             except LabelsChanged as error:
                 conflicts.append(error)
                 engine.label(id, tags={name: str(number)})
@@ -187,7 +187,7 @@ def test_who_is_not_there_gets_no_labels(start: Start) -> None:
     with pytest.raises(ConnectionClosing):
         engine.label(id, tags={"k": "v"})
     client.close()
-    leaving.result(5)
+    leaving.result(PATIENCE)
     with pytest.raises(ConnectionEnded):
         engine.label(id, tags={"k": "v"})
 

@@ -19,24 +19,13 @@ from tests.windows.wine import CACHE, TOP
 RUN = [sys.executable, "-IS", str(Path(__file__).with_name("wine.py"))]
 # Each test of tests/integration is in one of the two: a server under Wine takes seconds to start.
 INTEGRATION_INSIDE = [
-    f"tests/integration/test_{name}.py"
-    for name in [
-        "access",
-        "api",
-        "bans",
-        "broadcasts",
-        "commands",
-        "events",
-        "http_server",
-        "kicks",
-        "labels",
-        "settings",
-    ]
+    *(f"tests/integration/test_{name}.py" for name in ("access", "api", "commands", "http_server", "settings")),
+    *(f"tests/integration/test_{name}.py" for name in ("bans", "broadcasts", "kicks", "labels")),
 ]
 # These speak HTTP and do not know what they talk to, or are of Unix: one system is enough for them.
 INTEGRATION_ELSEWHERE = [
-    f"tests/integration/test_{name}.py"
-    for name in ["audit", "cli", "client", "idempotency", "keys", "metrics", "openapi", "reload", "supervisor"]
+    *(f"tests/integration/test_{name}.py" for name in ("audit", "cli", "client", "events", "idempotency")),
+    *(f"tests/integration/test_{name}.py" for name in ("keys", "metrics", "openapi", "reload", "supervisor")),
 ]
 INTEGRATION_OUTSIDE = [
     "tests/integration",
