@@ -6,6 +6,7 @@ aside or removed, move nothing.
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +22,8 @@ SCAN_BYTES = 8 * 1024 * 1024
 """What one page reads at most: with a filter that matches little, pages are short and the next one goes on."""
 
 _BLOCK_BYTES = 64 * 1024
+_ATTEMPTS = 10
+_PAUSE_SECONDS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +99,17 @@ def _lines(folder: Path, before: int | None) -> Iterator[bytes]:
 
 
 def _open(path: Path, stack: contextlib.ExitStack) -> BinaryIO | None:
-    try:
-        return stack.enter_context(path.open("rb"))
-    except FileNotFoundError:
-        return None  # nothing has been written yet, or it was the oldest and has been removed since
+    for left in reversed(range(_ATTEMPTS)):
+        try:
+            return stack.enter_context(path.open("rb"))
+        except FileNotFoundError:
+            return None  # nothing has been written yet, or it was the oldest and has been removed since
+        except PermissionError:
+            # Windows opens no file while it is being renamed or removed, which is soon over.
+            if os.name != "nt" or left == 0:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+    return None
 
 
 def _is(path: Path, file: BinaryIO) -> bool:

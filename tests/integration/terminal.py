@@ -7,6 +7,7 @@ import io
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -94,6 +95,12 @@ class Terminal:
         import struct
         import termios
 
+        def take_terminal() -> None:
+            """Ctrl-C reaches it as it does a person's command, also where these tests run in a background that has it
+            ignored."""
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
         self._master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
         self.process = subprocess.Popen(
@@ -103,8 +110,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            # So that Ctrl-C reaches it as it does a person's command.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=take_terminal,
         )
         os.close(slave)
         self.raw = b""

@@ -255,3 +255,10 @@ def test_connections_are_limited_so_that_the_api_keeps_its_descriptors(serve: Se
     if limit == 1_000_000:
         pytest.skip("this machine allows more files than that")
     assert any(line.startswith(f"at most {limit} TCP connections and not 1000000") for line in server.lines)
+
+
+def test_listeners_that_no_flag_names_come_from_the_file(serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "iocpd.toml"
+    file.write_text('tcp = ["127.0.0.1:0/discard", "127.0.0.1:0/relay"]\n')
+    server = serve(tcp=(), arguments=["--config", str(file)])
+    assert [row["service"] for row in server.get("/v1/listeners")["items"]] == ["discard", "relay"]

@@ -142,7 +142,8 @@ def serve(context: typer.Context, config: ConfigOption = None) -> int:
     from iocpd.api.server import StartFailure
     from iocpd.api.server import serve as run
 
-    given = {name: value for name, value in context.meta[_SETTINGS].items() if value is not None and value != []}
+    # An option that may be given several times and was not is an empty list or tuple, as the version of Typer has it.
+    given = {name: value for name, value in context.meta[_SETTINGS].items() if value not in (None, [], ())}
     settings = settings_of(given, config)
     if settings is None:
         return Status.USAGE
