@@ -16,8 +16,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from . import _rows, service
+from . import _rows
 from ._native import ffi, lib
+from ._service_plan import Plan, service_plan
 from .config import BACKENDS, SERVICES, WORKERS_MAX, EngineConfig, ListenerConfig, milliseconds
 from .errors import (
     BackendUnavailable,
@@ -92,7 +93,7 @@ class Run:
     def __init__(self, config: EngineConfig) -> None:
         self.joined = False
         self.services = tuple(listener.service_name for listener in config.listeners)
-        self.plans = [service.plan(listener) for listener in config.listeners]
+        self.plans = [service_plan(listener) for listener in config.listeners]
         self.service_threads: list[Any] = []
         self.workers = 0
         self.lock = threading.Lock()  # guards what follows, and each command's ticket
@@ -278,7 +279,7 @@ def _text(problem: Any) -> str:
     return text
 
 
-def _start(config: EngineConfig, plans: list[service.Plan | None]) -> Any:
+def _start(config: EngineConfig, plans: list[Plan | None]) -> Any:
     listeners = ffi.new("iocpd_listener_config[]", len(config.listeners))
     for row, listener, plan in zip(listeners, config.listeners, plans, strict=True):
         ip, scope_id = _resolve(listener)

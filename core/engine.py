@@ -14,6 +14,7 @@ from typing import Any, Self, TypeAlias
 from . import _rows, events, listing
 from ._native import ffi, lib
 from ._run import Command, Run, lower_priority, probe
+from ._service_threads import end_threads, thread_stats
 from .commands import Commands, token_of
 from .config import CHANGEABLE, EngineConfig, milliseconds
 from .errors import ConfigurationError, DrainConflict, EngineError, EngineStopped, StartError
@@ -32,7 +33,6 @@ from .model import (
     ServiceStats,
     WorkerStats,
 )
-from .service import end_threads, thread_stats
 
 __all__ = ["TURN_BUCKETS", "Broadcast", "Engine", "KickResult", "lower_priority", "probe"]
 

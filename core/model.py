@@ -417,7 +417,8 @@ class ServiceStats:
         messages_out: Messages that it sent; a broadcast counts once.
         batches: Calls that brought something.
         waiting_bytes: Received and not handled yet, now, with what it takes to keep them.
-        pauses: How often a connection had to wait because the service had not handled enough.
+        paused: Connections that wait now, because the service has not handled enough.
+        pauses: How often one had to.
         errors: Exceptions of its handlers and timers.
     """
 
@@ -429,5 +430,6 @@ class ServiceStats:
     messages_out: int
     batches: int
     waiting_bytes: int
+    paused: int
     pauses: int
     errors: int

@@ -557,7 +557,6 @@ void connection_relay_resume(struct connection *connection) {
 
 void connection_python_pause(struct connection *connection) {
     struct worker *worker = connection->worker;
-    if (connection->flags & CONNECTION_PYTHON_PAUSED) return;
     connection->flags |= CONNECTION_PYTHON_PAUSED;
     connection->next_paused = worker->python_paused;
     worker->python_paused = connection;

@@ -438,8 +438,9 @@ enum iocpd_service_kind {
 typedef struct iocpd_service_record {
     uint32_t session; /* the connection's number in its thread; given to another one after CLOSE was handled */
     uint32_t kind;
-    uint32_t count; /* MESSAGES: how many. OPEN: its place in `opens`. CLOSE: enum iocpd_reason */
-    uint32_t bytes; /* MESSAGES: what it took of the inbox; IOCPD_OP_HANDLED gives it back */
+    uint32_t count;      /* MESSAGES: how many. OPEN: its place in `opens`. CLOSE: enum iocpd_reason */
+    uint32_t bytes;      /* MESSAGES: what it took of the inbox; IOCPD_OP_HANDLED gives it back */
+    uint32_t data_bytes; /* MESSAGES: its share of `data` */
 } iocpd_service_record;
 
 typedef struct iocpd_service_open {
@@ -464,7 +465,7 @@ typedef struct iocpd_service_batch {
 
 /* What a service does. In one word: kind << 60 | amount << 32 | session; beside it stands how many bytes of data are its own. */
 enum iocpd_service_op {
-    IOCPD_OP_SEND,      /* data: a message, which is framed here */
+    IOCPD_OP_SEND,      /* data: `amount` messages as in a batch, which are framed here */
     IOCPD_OP_CLOSE,     /* what was sent goes out, then the end of the stream */
     IOCPD_OP_KICK,      /* the same as reason KICKED; data: the text */
     IOCPD_OP_RESET,     /* KICKED at once; data: the text */
@@ -484,7 +485,8 @@ typedef struct iocpd_service_stats {
     uint64_t messages_out; /* that it sent */
     uint64_t batches;
     uint64_t waiting_bytes; /* received and not handled, with what it takes to keep them */
-    uint64_t pauses;        /* connections that had to wait */
+    uint64_t paused;        /* connections that wait now, because the service has not handled enough */
+    uint64_t pauses;        /* how often one had to */
 } iocpd_service_stats;
 
 typedef struct iocpd_engine iocpd_engine;
@@ -593,9 +595,10 @@ void iocpd_event_positions(iocpd_engine *engine, uint64_t *positions);
  * time only if they are a take and a reply of a concurrent service. */
 /* Waits at most timeout_ms for something. IOCPD_OK (maybe with nothing in it), or IOCPD_STOPPED: nothing will come any more. */
 int32_t iocpd_service_take(iocpd_engine *engine, uint32_t thread, uint32_t timeout_ms, iocpd_service_batch *batch);
-/* Does what `ops` say, in their order; waits while the workers have too much to send. */
+/* Does what `ops` say, in their order; waits while the workers have too much to send. `lengths`: of each message of a SEND;
+ * LINES: none, since each has LF behind it. */
 void iocpd_service_reply(iocpd_engine *engine, uint32_t thread, const uint64_t *ops, const uint32_t *sizes, uint32_t count,
-                         const uint8_t *data);
+                         const uint32_t *lengths, const uint8_t *data);
 /* Ends a wait in iocpd_service_take. */
 void iocpd_service_wake(iocpd_engine *engine, uint32_t thread);
 void iocpd_service_read(iocpd_engine *engine, uint32_t thread, iocpd_service_stats *stats);

@@ -60,6 +60,7 @@ struct python_thread {
     uint32_t sleeping;    /* atomic: who pushes must set the event */
     uint64_t unqueued;    /* atomic: bytes of answers on their way to workers */
     uint32_t reply_waits; /* atomic: who makes it less must set the event */
+    uint64_t paused;      /* atomic: connections */
     uint64_t pauses;      /* atomic */
     platform_event event, reply_event;
     int events; /* how many of the two are open */
@@ -240,7 +241,9 @@ void python_whole(struct connection *connection, const struct frames *frames) {
     if (!too_much(session)) return;
     u32_exchange(&thread->blocked, 1); /* whoever makes it less from here on wakes us */
     if (!too_much(session)) return;
-    if (!(connection->flags & CONNECTION_PYTHON_PAUSED)) u64_add(&thread->pauses, 1);
+    if (connection->flags & CONNECTION_PYTHON_PAUSED) return;
+    u64_add(&thread->paused, 1);
+    u64_add(&thread->pauses, 1);
     connection_python_pause(connection);
 }
 
@@ -253,6 +256,7 @@ void python_turn(struct worker *worker) {
         u32_exchange(&session->thread->blocked, 1); /* before the look, as above */
         if (little_enough(session)) {
             *at = connection->next_paused;
+            u64_add(&session->thread->paused, (uint64_t)-1);
             connection_python_resume(connection);
         } else {
             at = &connection->next_paused;
@@ -295,6 +299,7 @@ void python_kick_text(const struct connection *connection, char *text, size_t by
 void python_closed(struct connection *connection) {
     struct session *session = connection->session;
     connection->session = NULL;
+    if (connection->flags & CONNECTION_PYTHON_PAUSED) u64_add(&session->thread->paused, (uint64_t)-1);
     if (session->farewell) payload_drop(session->farewell);
     if (session->kick_text) payload_drop(session->kick_text);
     session->farewell = session->kick_text = NULL;
@@ -509,6 +514,7 @@ static bool message_take(struct python_thread *thread, struct letter *letter, io
     memcpy(to, frame.message, frame.message_bytes);
     if (lines) to[frame.message_bytes] = '\n';
     batch->bytes += frame.message_bytes + lines;
+    record->data_bytes += frame.message_bytes + lines;
     thread->lengths[batch->message_count++] = frame.message_bytes;
     parcel->at += frame.bytes;
     record->count++;
@@ -626,6 +632,7 @@ void iocpd_service_read(iocpd_engine *engine, uint32_t number, iocpd_service_sta
     stats->messages_out = u64_load(&thread->messages_out);
     stats->batches = u64_load(&thread->batches);
     stats->waiting_bytes = u64_load(&thread->waiting);
+    stats->paused = u64_load(&thread->paused);
     stats->pauses = u64_load(&thread->pauses);
 }
 
@@ -633,10 +640,8 @@ void iocpd_service_read(iocpd_engine *engine, uint32_t number, iocpd_service_sta
 
 /* Where a reply stands. */
 struct script {
-    const uint64_t *ops;
-    const uint32_t *sizes;
+    const uint32_t *lengths; /* of the next messages */
     const uint8_t *data;
-    uint32_t at, count;
     /* Of the next broadcast. */
     const uint8_t *labels;
     uint32_t label_bytes, except;
@@ -652,32 +657,41 @@ static struct payload *payload_of(const uint8_t *data, uint32_t bytes) {
     return payload;
 }
 
-/* What is sent to one connection without another one in between goes into one piece. */
-static void sends_do(struct python_thread *thread, struct script *script, struct session *session) {
-    const iocpd_framing *framing = thread->framing;
-    uint32_t end = script->at;
-    uint64_t bytes = 0, taken = 0;
-    while (end < script->count && script->ops[end] == script->ops[script->at]) {
-        uint32_t more = framing_encoded_bytes(framing, script->sizes[end]);
-        if (end > script->at && bytes + more > REPLY_BYTES) break;
-        bytes += more;
-        end++;
+/* Takes the next message of a SEND. */
+static struct frame message_next(const struct python_thread *thread, struct script *script, const uint8_t *end) {
+    struct frame message = {.message = script->data};
+    if (thread->framing->kind == IOCPD_LINES) {
+        const uint8_t *lf = memchr(script->data, '\n', (size_t)(end - script->data));
+        message.message_bytes = (uint32_t)(lf - script->data);
+        script->data = lf + 1;
+    } else {
+        message.message_bytes = *script->lengths++;
+        script->data += message.message_bytes;
     }
-    struct payload *payload = session && bytes ? payload_new((uint32_t)bytes) : NULL;
-    uint8_t *out = payload ? payload->data : NULL;
-    if (payload) payload->messages = end - script->at;
-    for (; script->at < end; script->at++) {
-        uint32_t size = script->sizes[script->at];
-        if (out) {
-            framing_encode(framing, script->data + taken, size, out);
-            out += framing_encoded_bytes(framing, size);
+    message.bytes = framing_encoded_bytes(thread->framing, message.message_bytes);
+    return message;
+}
+
+/* Up to `count` messages in one piece; returns how many. */
+static uint32_t piece_send(struct python_thread *thread, struct script *script, struct session *session, uint32_t count,
+                           const uint8_t *end) {
+    struct script ahead = *script;
+    uint32_t messages = 0, bytes = 0;
+    for (; messages < count && bytes < REPLY_BYTES; messages++) bytes += message_next(thread, &ahead, end).bytes;
+    struct payload *payload = session && bytes ? payload_new(bytes) : NULL;
+    if (payload) {
+        uint8_t *out = payload->data;
+        for (uint32_t i = 0; i < messages; i++) {
+            struct frame message = message_next(thread, script, end);
+            framing_encode(thread->framing, message.message, message.message_bytes, out);
+            out += message.bytes;
         }
-        taken += size;
+        payload->messages = messages;
+        u64_bump(&thread->messages_out, messages);
     }
-    script->data += taken;
-    if (!session || !bytes) return;
-    if (payload) u64_bump(&thread->messages_out, payload->messages);
-    reply_add(thread, session, payload ? IOCPD_OP_SEND : REPLY_NO_MEMORY, payload);
+    *script = ahead;
+    if (session && bytes) reply_add(thread, session, payload ? IOCPD_OP_SEND : REPLY_NO_MEMORY, payload);
+    return messages;
 }
 
 /* A broadcast, or an answer, may have to wait for workers. Others may use the thread meanwhile. */
@@ -715,20 +729,19 @@ static void broadcast_do(struct python_thread *thread, struct script *script, ui
     if (!payload) return;
     framing_encode(thread->framing, script->data, bytes, payload->data);
     replies_post_all(thread); /* what was sent before comes before */
-    u64_bump(&thread->messages_out, 1);
     if (!fanout_start(engine, &to, payload, NULL)) payload_drop(payload);
+    u64_bump(&thread->messages_out, 1);
     if (u64_load(&engine->relay_waiting) >= engine->config.relay_capacity) wait_for_workers(thread, true);
 }
 
-static void op_do(struct python_thread *thread, struct script *script) {
-    uint64_t op = script->ops[script->at];
-    uint32_t bytes = script->sizes[script->at], kind = op_kind(op);
+static void op_do(struct python_thread *thread, struct script *script, uint64_t op, uint32_t bytes) {
     struct session *session = session_at(thread, op_session(op));
-    if (kind == IOCPD_OP_SEND) {
-        sends_do(thread, script, session);
-        return;
-    }
+    uint32_t kind = op_kind(op), amount = op_amount(op);
+    const uint8_t *end = script->data + bytes;
     switch (kind) {
+    case IOCPD_OP_SEND:
+        while (amount > 0) amount -= piece_send(thread, script, session, amount, end);
+        break;
     case IOCPD_OP_TO:
         script->labels = script->data;
         script->label_bytes = bytes;
@@ -736,7 +749,7 @@ static void op_do(struct python_thread *thread, struct script *script) {
         break;
     case IOCPD_OP_BROADCAST: broadcast_do(thread, script, bytes); break;
     case IOCPD_OP_HANDLED:
-        if (session) give_back(thread, session, op_amount(op));
+        if (session) give_back(thread, session, amount);
         break;
     case IOCPD_OP_FORGET:
         if (session) session_forget(thread, session);
@@ -745,16 +758,15 @@ static void op_do(struct python_thread *thread, struct script *script) {
         if (session) reply_add(thread, session, kind, payload_of(script->data, bytes));
         break;
     }
-    script->at++;
-    script->data += bytes;
+    script->data = end;
 }
 
 void iocpd_service_reply(iocpd_engine *engine, uint32_t number, const uint64_t *ops, const uint32_t *sizes, uint32_t count,
-                         const uint8_t *data) {
+                         const uint32_t *lengths, const uint8_t *data) {
     struct python_thread *thread = &engine->service_threads[number];
-    struct script script = {.ops = ops, .sizes = sizes, .data = data, .count = count, .except = NUMBER_NONE};
+    struct script script = {.lengths = lengths, .data = data, .except = NUMBER_NONE};
     platform_mutex_lock(&thread->mutex);
-    while (script.at < script.count) op_do(thread, &script);
+    for (uint32_t i = 0; i < count; i++) op_do(thread, &script, ops[i], sizes[i]);
     replies_post_all(thread);
     if (thread->concurrent) resume_others(thread);
     if (u64_load(&thread->unqueued) >= REPLIES_BYTES_MAX) wait_for_workers(thread, false);

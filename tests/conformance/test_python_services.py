@@ -57,6 +57,13 @@ class UpperInBatches(Service):
             connection.send(message.upper())
 
 
+class UpperTogether(Service):
+    framing = Lines(max_bytes=65536)
+
+    def on_messages(self, connection: ServiceConnection, messages: list[bytes]) -> None:
+        connection.send_all(message.upper() for message in messages)
+
+
 class UpperLater(Service):
     framing = Lines(max_bytes=65536)
 
@@ -72,7 +79,7 @@ def lines(source: random.Random, count: int, longest: int = 300) -> bytes:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("service", [Upper, UpperInBatches, UpperLater])
+@pytest.mark.parametrize("service", [Upper, UpperInBatches, UpperTogether, UpperLater])
 def test_every_line_is_answered_once_and_in_order(start: Start, service: type[Service], threads: int) -> None:
     engine, source = start(python(service, threads=threads), workers=2), random.Random(1)
     clients = connect(engine, 40)
@@ -94,11 +101,23 @@ def test_every_line_is_answered_once_and_in_order(start: Start, service: type[Se
 
 @pytest.mark.parametrize("service", [Upper, UpperLater])
 def test_a_small_inbox_loses_nothing(start: Start, service: type[Service]) -> None:
-    engine, source = start(python(service, inbox_bytes=16384), receive_buffer_bytes=512), random.Random(2)
+    full = threading.Event()
+
+    class Late(service):  # type: ignore[misc,valid-type]
+        def on_open(self, connection: ServiceConnection) -> None:
+            full.wait(60)
+
+    engine, source = start(python(Late, inbox_bytes=16384), receive_buffer_bytes=512), random.Random(2)
     clients = connect(engine, 30)
     data = [lines(source, 2000, 100) for _ in clients]
-    assert exchange(clients, data, shut=True) == [each.upper() for each in data]
-    assert stats(engine).pauses > 0
+    results: list[bytes] = []
+    thread = threading.Thread(target=lambda: results.extend(exchange(clients, data, shut=True)))
+    thread.start()
+    eventually(lambda: stats(engine).pauses > 0)
+    full.set()
+    thread.join(60)
+    assert results == [each.upper() for each in data]
+    assert stats(engine).paused == 0
 
 
 def test_messages_of_any_bytes_arrive_as_they_were(start: Start) -> None:
@@ -417,10 +436,25 @@ def test_a_slow_service_makes_its_clients_wait_and_loses_nothing(start: Start, g
     blocks = lib.iocpd_allocations()
     time.sleep(0.5)
     assert lib.iocpd_allocations() == blocks
+    assert 0 < stats(engine).paused <= min(count, stats(engine).pauses)
     gate.open.set()
     thread.join(60)
     assert results == data
     eventually(lambda: stats(engine).waiting_bytes == 0)
+    assert stats(engine).paused == 0
+
+
+def test_who_goes_while_it_waits_for_the_service_is_no_longer_counted(start: Start, gate: type[Gate]) -> None:
+    engine = start(python(gate, inbox_bytes=65536))
+    clients = connect(engine, 3)
+    for client in clients:
+        client.send(b"x" * 60_000 + b"\n")
+    eventually(lambda: stats(engine).paused == 3)
+    for row in engine.connections().items:
+        engine.kick(row.id, force=True)
+    assert stats(engine).paused == 0
+    for client in clients:
+        client.read_to_any_end()
 
 
 def test_one_client_that_floods_does_not_fill_the_inbox(start: Start, gate: type[Gate]) -> None:
@@ -598,7 +632,7 @@ def test_a_stop_closes_every_connection_and_ends_the_threads(start: Start, servi
 def test_a_stop_does_not_wait_for_a_handler_that_blocks(
     start: Start, gate: type[Gate], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iocpd.core.service._END_SECONDS", 0.5)
+    monkeypatch.setattr("iocpd.core._service_threads._END_SECONDS", 0.5)
     engine = start(python(gate))
     with Client(port_of(engine)) as client:
         client.send(b"x\n")
@@ -633,7 +667,8 @@ def test_a_handler_may_stop_the_engine(start: Start, caplog: pytest.LogCaptureFi
 def test_a_stop_cancels_handlers_that_wait(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iocpd.core.service._END_SECONDS", 2.0)
+    monkeypatch.setattr("iocpd.core._service_threads._HANDLER_SECONDS", 0.2)
+    monkeypatch.setattr("iocpd.core._service_threads._END_SECONDS", 20.0)
     ends: list[Reason] = []
 
     class Waits(Service):

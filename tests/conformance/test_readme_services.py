@@ -54,6 +54,8 @@ def test_the_chat_keeps_its_rooms_apart(start: Start, shown: Callable[[str], Any
     eventually(lambda: connection_of(engine, eve).groups == ("room/attic",))
     ada.send(b"/nick ada\n/join hall\n")
     eventually(lambda: connection_of(engine, ada).groups == ("room/hall",))
+    # Three welcomes, the hint, and that eve and ada are there: bob is not told of ada.
+    eventually(lambda: sum(row.messages_out for row in engine.service_stats()) == 6)
     bob.send(b"/nick bob\r\n/join hall\r\nhi ada\r\n")
     assert [line(ada), line(ada)] == [b"* bob is here", b"bob: hi ada"]
     ada.send(b"hi bob\n")

@@ -14,5 +14,4 @@ class UpperInBatches(Service):
     framing = Lines()
 
     def on_messages(self, connection: ServiceConnection, messages: list[bytes]) -> None:
-        for message in messages:
-            connection.send(message.upper())
+        connection.send_all([message.upper() for message in messages])
