@@ -29,6 +29,7 @@ from .errors import (
     StartError,
 )
 from .events import Event, EventBatch, EventKind, EventPosition
+from .framing import Delimited, Fixed, FrameParser, FrameTooLarge, Framing, LengthPrefixed, Lines, Raw
 from .listing import SortedListing, SortKey
 from .model import (
     By,
@@ -44,9 +45,11 @@ from .model import (
     Phase,
     Reason,
     Report,
+    ServiceStats,
     State,
     WorkerStats,
 )
+from .service import Service, ServiceConnection, Timer
 
 __all__ = [
     "CHANGEABLE",
@@ -63,6 +66,7 @@ __all__ = [
     "ConnectionEnded",
     "ConnectionUnknown",
     "Cursor",
+    "Delimited",
     "DrainConflict",
     "DrainProgress",
     "Engine",
@@ -77,21 +81,32 @@ __all__ = [
     "EventKind",
     "EventPosition",
     "Filter",
+    "Fixed",
+    "FrameParser",
+    "FrameTooLarge",
+    "Framing",
     "KickOutcome",
     "KickResult",
     "LabelsChanged",
+    "LengthPrefixed",
+    "Lines",
     "ListenError",
     "ListenerConfig",
     "ListenerStats",
     "Page",
     "Phase",
+    "Raw",
     "Reason",
     "Report",
     "SendQueueFull",
+    "Service",
+    "ServiceConnection",
+    "ServiceStats",
     "SortKey",
     "SortedListing",
     "StartError",
     "State",
+    "Timer",
     "WorkerStats",
     "lower_priority",
     "probe",

@@ -56,13 +56,13 @@ _CODES = {
 }
 
 
-def _format(ctype: Any) -> str:
+def struct_format(ctype: Any) -> str:
     """The struct module's format of a C struct, padding and all."""
     text, at = "", 0
     for _, field in ctype.fields:
         text += f"{field.offset - at}x"
         if field.type.kind == "struct":
-            text += _format(field.type)
+            text += struct_format(field.type)
         elif field.type.kind == "array":
             text += f"{ffi.sizeof(field.type)}s"
         else:
@@ -71,8 +71,8 @@ def _format(ctype: Any) -> str:
     return text + f"{ffi.sizeof(ctype) - at}x"
 
 
-CONNECTION = struct.Struct("=" + _format(ffi.typeof("iocpd_connection")))
-CLOSED = struct.Struct("=" + _format(ffi.typeof("iocpd_closed")))
+CONNECTION = struct.Struct("=" + struct_format(ffi.typeof("iocpd_connection")))
+CLOSED = struct.Struct("=" + struct_format(ffi.typeof("iocpd_closed")))
 assert (CONNECTION.size, CLOSED.size) == (ffi.sizeof("iocpd_connection"), ffi.sizeof("iocpd_closed"))
 
 
@@ -292,3 +292,8 @@ def listener_stats(row: Any, service: str) -> ListenerStats:
         accept_errors=row.accept_errors,
         connections=row.connections,
     )
+
+
+def cut_text(text: str) -> bytes:
+    """At most what the engine keeps; cut here, since C would cut a character in two."""
+    return text.encode(errors="replace")[: lib.IOCPD_TEXT_BYTES - 1].decode(errors="ignore").encode()

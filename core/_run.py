@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from . import _rows
 from ._native import ffi, lib
+from ._service_plan import Plan, service_plan
 from .config import BACKENDS, SERVICES, WORKERS_MAX, EngineConfig, ListenerConfig, milliseconds
 from .errors import (
     BackendUnavailable,
@@ -34,6 +35,7 @@ from .errors import (
     SendQueueFull,
     StartError,
 )
+from .framing import Raw, struct_of
 from .model import ClosedConnection, Connection, Report
 
 T = TypeVar("T")
@@ -90,12 +92,14 @@ class Command(Generic[T]):
 class Run:
     def __init__(self, config: EngineConfig) -> None:
         self.joined = False
-        self.services = tuple(listener.service for listener in config.listeners)
+        self.services = tuple(listener.service_name for listener in config.listeners)
+        self.plans = [service_plan(listener) for listener in config.listeners]
+        self.service_threads: list[Any] = []
         self.workers = 0
         self.lock = threading.Lock()  # guards what follows, and each command's ticket
         self._commands: dict[Any, Command[Any]] = {}  # by ticket
         self._ended = False
-        self.native = _start(config)
+        self.native = _start(config, self.plans)
         self.workers = self.info().workers
         self._pump = threading.Thread(target=self._pump_forever, name="iocpd-pump", daemon=True)
         self._pump.start()
@@ -275,17 +279,24 @@ def _text(problem: Any) -> str:
     return text
 
 
-def _start(config: EngineConfig) -> Any:
+def _start(config: EngineConfig, plans: list[Plan | None]) -> Any:
     listeners = ffi.new("iocpd_listener_config[]", len(config.listeners))
-    for row, listener in zip(listeners, config.listeners, strict=True):
+    for row, listener, plan in zip(listeners, config.listeners, plans, strict=True):
         ip, scope_id = _resolve(listener)
         row.ip = _rows.address_bytes(ip)
         row.scope_id = scope_id
         row.port = listener.port
         row.family = 6 if ":" in ip else 4
         row.dual_stack = listener.dual_stack and ip == "::"
-        row.service = SERVICES.index(listener.service)
         row.backlog = listener.backlog
+        if plan is None:
+            row.service = SERVICES.index(listener.service_name)
+            row.framing = struct_of(listener.framing or Raw())[0]
+        else:
+            row.service = lib.IOCPD_PYTHON
+            row.framing = struct_of(plan.framing)[0]
+            row.threads, row.inbox_bytes, row.concurrent = listener.threads, listener.inbox_bytes, plan.concurrent
+        row.name = listener.service_name.encode()
 
     native = ffi.new("iocpd_config *")
     native.backend = BACKENDS.index(config.backend)

@@ -324,7 +324,7 @@ class Commands:
     def note_ban(self, network: Network, text: str, *, lifted: bool = False) -> None:
         """Puts a ban, or its end, among the events. `text` is cut to 199 bytes of UTF-8."""
         kind = lib.IOCPD_EVENT_UNBAN if lifted else lib.IOCPD_EVENT_BAN
-        lib.iocpd_event_note(self._started().native, kind, *_rows.network_bytes(network), _cut(text))
+        lib.iocpd_event_note(self._started().native, kind, *_rows.network_bytes(network), _rows.cut_text(text))
 
     # --- asking -------------------------------------------------------------------------------------------------------
 
@@ -375,12 +375,7 @@ def _kick_config(text: str, farewell: bytes, force: bool, timeout: float, reason
     if reason not in (Reason.KICKED, Reason.BANNED):
         raise ConfigurationError("reason", reason, "must be kicked or banned")
     number, view = _rows.REASONS.index(reason), _view("farewell", farewell)
-    return _KickConfig(_cut(text), view, force, milliseconds("timeout", timeout), number)
-
-
-def _cut(text: str) -> bytes:
-    """At most what the engine keeps; cut here, since C would cut a character in two."""
-    return text.encode(errors="replace")[: lib.IOCPD_TEXT_BYTES - 1].decode(errors="ignore").encode()
+    return _KickConfig(_rows.cut_text(text), view, force, milliseconds("timeout", timeout), number)
 
 
 def filter_tokens(ids: Collection[int]) -> list[int]:

@@ -6,8 +6,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from . import framing as framings
 from .errors import ConfigurationError
+from .framing import Framing
 
 SERVICES = ("echo", "discard", "relay", "relay_group")
 BACKENDS = ("auto", "iocp", "io_uring", "epoll")
@@ -29,7 +32,12 @@ CHANGEABLE = frozenset(
 )
 """What of an EngineConfig can be changed while the engine runs."""
 
-_LISTENER = re.compile(r"(\[(?P<ipv6>[^]]*)]|(?P<host>[^][:/]*)):(?P<port>[0-9]{1,5})(/(?P<service>[^/]+))?")
+_LISTENER = re.compile(
+    r"(\[(?P<ipv6>[^]]*)]|(?P<host>[^][:/]*)):(?P<port>[0-9]{1,5})(/(?P<service>[^/?]+))?(\?(?P<options>.*))?"
+)
+_PYTHON = re.compile(r"python:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_.]*")
+_NAME_MAX = 127
+SERVICE_THREADS_MAX = 64
 
 
 def _check_int(field: str, value: int, least: int, most: int) -> None:
@@ -61,7 +69,14 @@ class ListenerConfig:
         host: A numeric address, or a name, whose first address is taken when the engine starts.
         port: 0: the system chooses; `Engine.listener_stats` tells which.
         service: echo (all bytes go back), discard (they are read and dropped), relay (each message goes to all other
-            connections of the listener) or relay_group (to those of them that share a group with the sender).
+            connections of the listener), relay_group (to those of them that share a group with the sender), or a
+            service in Python: a class that is derived from Service, or "python:package.module:Class".
+        framing: How messages are cut: Raw, Lines, LengthPrefixed, Fixed or Delimited. None: as the class says for a
+            service in Python, and Raw for the others. With a framing, echo and relay pass on whole messages as they
+            came, and messages are counted.
+        threads: Of a service in Python: each has an instance of it, and a part of the connections.
+        inbox_bytes: Of each of these threads: messages that were received and are not handled yet. Above it, and above
+            a sixteenth of it for one connection, clients that go on sending wait.
         backlog: Connections that the system holds until they are accepted; it may have a lower limit of its own.
         dual_stack: "::" takes IPv4 too. Without meaning for other addresses.
 
@@ -71,21 +86,55 @@ class ListenerConfig:
 
     host: str = "127.0.0.1"
     port: int = 12345
-    service: str = "echo"
+    service: str | type = "echo"
     backlog: int = 4096
     dual_stack: bool = True
+    framing: Framing | None = None
+    threads: int = 1
+    inbox_bytes: int = 4 * 1024 * 1024
 
     def __post_init__(self) -> None:
         if not isinstance(self.host, str) or not self.host or not self.host.isprintable() or " " in self.host:
             rule = "must be an address or a name, such as 127.0.0.1, ::1 or localhost"
             raise ConfigurationError("host", self.host, rule)
         _check_int("port", self.port, 0, 65535)
-        _check_choice("service", self.service, SERVICES)
+        if isinstance(self.service, str) and self.service not in SERVICES:
+            if not _PYTHON.fullmatch(self.service) or len(self.service) > _NAME_MAX:
+                rule = "must be one of " + ", ".join(SERVICES) + ", or python:package.module:Class"
+                raise ConfigurationError("service", self.service, rule)
+        elif not isinstance(self.service, str | type):
+            raise ConfigurationError("service", self.service, "must be a name, or a class derived from Service")
         _check_int("backlog", self.backlog, 1, 65535)
+        if self.framing is not None and not isinstance(self.framing, Framing):
+            rule = "must be one of Raw(), Lines(), LengthPrefixed(), Fixed() and Delimited(), or None"
+            raise ConfigurationError("framing", self.framing, rule)
+        _check_int("threads", self.threads, 1, SERVICE_THREADS_MAX)
+        _check_int("inbox_bytes", self.inbox_bytes, 4096, _GIB)
+        if self.threads != 1 and not self.in_python:
+            raise ConfigurationError("threads", self.threads, f"is for a service in Python, not for {self.service}")
+
+    @property
+    def in_python(self) -> bool:
+        """The service is written in Python."""
+        return self.service not in SERVICES
+
+    @property
+    def service_name(self) -> str:
+        """As it is shown: echo, or python:package.module:Class, in letters that need no escape anywhere."""
+        if isinstance(self.service, str):
+            return self.service
+        name = f"python:{self.service.__module__}:{self.service.__qualname__}"
+        return re.sub(r"[^A-Za-z0-9_.:]", "_", name)[:_NAME_MAX]
 
     @classmethod
     def parse(cls, text: str) -> ListenerConfig:
-        """A listener from "HOST:PORT" or "HOST:PORT/SERVICE", such as "127.0.0.1:7000" or "[::]:7000/relay".
+        """A listener from "HOST:PORT", "HOST:PORT/SERVICE" or "HOST:PORT/SERVICE?OPTION=VALUE&OPTION=VALUE", such as
+        "127.0.0.1:7000", "[::]:7000/relay?framing=lines&max_bytes=65536" or
+        "0.0.0.0:7000/python:chat.rooms:Chat?threads=2".
+
+        The options are threads, inbox_bytes, and those of a framing: framing=raw, lines (max_bytes, newline=lf or
+        crlf), length (prefix_bytes, order=big or little, max_bytes), fixed (size) or delimited (delimiter, in which
+        %00 stands for a byte, max_bytes).
 
         Raises:
             ConfigurationError: If it has another form or holds a value that can't be used.
@@ -95,11 +144,46 @@ class ListenerConfig:
             rule = "must be HOST:PORT or HOST:PORT/SERVICE, such as 127.0.0.1:12345/echo; IPv6 in brackets: [::1]:12345"
             raise ConfigurationError("listener", text, rule)
         host = match["ipv6"] or match["host"] or ""
-        return cls(host=host, port=int(match["port"]), service=match["service"] or "echo")
+        options = _options(text, match["options"])
+        return cls(host=host, port=int(match["port"]), service=match["service"] or "echo", **options)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}/{self.service}"
+        options = {} if self.framing is None else self.framing.options()
+        if self.threads != 1:
+            options["threads"] = str(self.threads)
+        if self.inbox_bytes != ListenerConfig.__dataclass_fields__["inbox_bytes"].default:
+            options["inbox_bytes"] = str(self.inbox_bytes)
+        behind = "?" + "&".join(f"{name}={value}" for name, value in options.items()) if options else ""
+        return f"{host}:{self.port}/{self.service_name}{behind}"
+
+
+def _options(text: str, options: str | None) -> dict[str, Any]:
+    """ListenerConfig's arguments from what stands behind the question mark."""
+    if options is None:
+        return {}
+    framing: dict[str, str] = {}
+    out: dict[str, Any] = {}
+    for option in options.split("&"):
+        name, equals, value = option.partition("=")
+        if not equals or not value:
+            raise ConfigurationError(
+                "listener", text, f"must have options as NAME=VALUE, with & between them, not {option!r}"
+            )
+        if name in out or name in framing:
+            raise ConfigurationError(name, value, "is there twice")
+        if name in framings.OPTIONS:
+            framing[name] = value
+        elif name in ("threads", "inbox_bytes"):
+            if not (value.isascii() and value.isdigit() and len(value) <= 10):
+                raise ConfigurationError(name, value, "must be a whole number")
+            out[name] = int(value)
+        else:
+            known = ", ".join(sorted(framings.OPTIONS | {"threads", "inbox_bytes"}))
+            raise ConfigurationError(name, value, f"is not an option of a listener; these are: {known}")
+    if framing:
+        out["framing"] = framings.from_options(framing)
+    return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

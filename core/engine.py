@@ -14,6 +14,7 @@ from typing import Any, Self, TypeAlias
 from . import _rows, events, listing
 from ._native import ffi, lib
 from ._run import Command, Run, lower_priority, probe
+from ._service_threads import end_threads, thread_stats
 from .commands import Commands, token_of
 from .config import CHANGEABLE, EngineConfig, milliseconds
 from .errors import ConfigurationError, DrainConflict, EngineError, EngineStopped, StartError
@@ -29,6 +30,7 @@ from .model import (
     ListenerStats,
     Page,
     Report,
+    ServiceStats,
     WorkerStats,
 )
 
@@ -104,7 +106,15 @@ class Engine(Commands):
         with self._starting:
             if self.running:
                 raise StartError("the engine runs already: stop it first")
-            self._run = Run(self.config)
+            run = self._run = Run(self.config)
+            try:
+                for plan in run.plans:
+                    if plan is not None:
+                        plan.start(self, run)
+            except RuntimeError as error:  # there is no thread for it
+                self.stop(deadline=0)
+                raise StartError(f"the thread of a service: {error}") from error
+            run.plans.clear()
 
     def stop(self, *, deadline: float = 10.0, farewell: bytes = b"") -> None:
         """Stops gracefully, and returns when all threads have ended.
@@ -137,6 +147,8 @@ class Engine(Commands):
             left_ms = _JOIN_MS if until is None else min(_JOIN_MS, int((until - time.monotonic()) * 1000))
             if not run.join(max(left_ms, 0)) and left_ms <= 0:
                 return False
+        if run is not None:
+            end_threads(run.service_threads)
         return True
 
     @property
@@ -167,6 +179,11 @@ class Engine(Commands):
             lib.iocpd_listener_read(run.native, listener, row)
             rows.append(_rows.listener_stats(row, service))
         return rows
+
+    def service_stats(self) -> list[ServiceStats]:
+        """The counters of each thread of a service in Python, in the order of the listeners."""
+        run = self._started()
+        return thread_stats(run, run.service_threads)
 
     def connections(self, filter: Filter | None = None, *, limit: int = 100, cursor: Cursor | None = None) -> Page:
         """A page of the connections that match.

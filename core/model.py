@@ -48,6 +48,12 @@ class Reason(enum.StrEnum):
     SLOW_CONSUMER = "slow_consumer"
     OUT_OF_MEMORY = "out_of_memory"
     IO_ERROR = "io_error"
+    FRAME_TOO_LARGE = "frame_too_large"
+    """A message was above the limit of the listener's framing."""
+    SERVICE_CLOSED = "service_closed"
+    """A service in Python has closed it."""
+    SERVICE_ERROR = "service_error"
+    """A handler of a service in Python has raised an exception."""
 
 
 class Phase(enum.StrEnum):
@@ -151,8 +157,8 @@ class Connection(NamedTuple):
         last_activity_at: When the last byte came or went.
         bytes_in: Received in all.
         bytes_out: Taken by the system to be sent, in all.
-        messages_in: Receives that brought data.
-        messages_out: Sends that were completed.
+        messages_in: Whole messages that were received; without a framing, receives that brought data.
+        messages_out: Messages whose send was completed; of an echo without a framing, sends.
         pending_bytes: Queued and not yet taken by the system.
         tags: What it was tagged with.
         groups: The groups that it is in.
@@ -323,8 +329,8 @@ class WorkerStats:
         adopted: Connections that it took over.
         bytes_in: Received.
         bytes_out: Taken by the system to be sent.
-        messages_in: Receives that brought data.
-        messages_out: Sends that were completed.
+        messages_in: Whole messages that were received; without a framing, receives that brought data.
+        messages_out: Messages whose send was completed; of an echo without a framing, sends.
         discarded_bytes: Came after the end of a drain's sending and were read away.
         pending_bytes: Queued and not yet taken by the system, now.
         turns: Waits on its port.
@@ -368,7 +374,7 @@ class ListenerStats:
     Attributes:
         host: The bound address.
         port: The bound port, which the system chose if the configuration said 0.
-        service: echo, discard, relay or relay_group.
+        service: echo, discard, relay, relay_group or python:package.module:Class.
         open: It listens.
         accepted: Connections taken over.
         refused_limit: Refused because of `max_connections`.
@@ -396,3 +402,34 @@ class ListenerStats:
     refused_rate: int
     accept_errors: int
     connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStats:
+    """A thread of a service in Python and its counters since the start.
+
+    Attributes:
+        listener: The listener's place in the configuration, from 0.
+        service: As in ListenerStats.
+        thread: Which of the listener's threads, from 0.
+        connections: Connections that the service knows now.
+        messages_in: Messages that it took.
+        messages_out: Messages that it sent; a broadcast counts once.
+        batches: Calls that brought something.
+        waiting_bytes: Received and not handled yet, now, with what it takes to keep them.
+        paused: Connections that wait now, because the service has not handled enough.
+        pauses: How often one had to.
+        errors: Exceptions of its handlers and timers.
+    """
+
+    listener: int
+    service: str
+    thread: int
+    connections: int
+    messages_in: int
+    messages_out: int
+    batches: int
+    waiting_bytes: int
+    paused: int
+    pauses: int
+    errors: int

@@ -1,7 +1,7 @@
 """The engine's counters as Prometheus metrics, read when somebody asks.
 
 Names follow Prometheus' conventions: base units, `_total` on counters. Labels are few and bounded: worker, listener,
-reason, side, phase; never a connection or an address of a client.
+thread, reason, side, phase; never a connection or an address of a client.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from prometheus_client.utils import floatToGoString
 from iocpd.api.context import Context
 from iocpd.api.settings import HttpAddress
 from iocpd.api.version import version
-from iocpd.core import TURN_BUCKETS, By, Engine, ListenerStats, Phase, Reason, WorkerStats
+from iocpd.core import TURN_BUCKETS, By, Engine, ListenerStats, Phase, Reason, ServiceStats, WorkerStats
 
 _WORKER_COUNTERS = (
     ("iocpd_worker_adopted_connections", "Connections that a worker was given.", "adopted"),
@@ -42,6 +42,18 @@ _WORKER_GAUGES = (
     ("iocpd_receive_buffers", "Receive buffers that exist.", "buffers"),
     ("iocpd_receive_buffers_in_use", "Receive buffers that hold data.", "buffers_in_use"),
     ("iocpd_relay_waiting_messages", "Relayed messages that wait for a worker.", "relay_waiting"),
+)
+_SERVICE_COUNTERS = (
+    ("iocpd_service_received_messages", "Messages that a service in Python took.", "messages_in"),
+    ("iocpd_service_sent_messages", "Messages that a service in Python sent; a broadcast is one.", "messages_out"),
+    ("iocpd_service_batches", "Calls in which a service in Python took something.", "batches"),
+    ("iocpd_service_pauses", "How often a connection had to wait for its service in Python.", "pauses"),
+    ("iocpd_service_errors", "Exceptions of a service's handlers and timers.", "errors"),
+)
+_SERVICE_GAUGES = (
+    ("iocpd_service_connections", "Connections that a service in Python knows.", "connections"),
+    ("iocpd_service_inbox_bytes", "Bytes that wait for a service in Python.", "waiting_bytes"),
+    ("iocpd_service_paused_connections", "Connections that wait for their service in Python.", "paused"),
 )
 _REFUSED = "refused_"
 _REFUSALS = tuple(field.name for field in fields(ListenerStats) if field.name.startswith(_REFUSED))
@@ -68,7 +80,9 @@ class EngineCollector(Collector):
         )
         yield from self._drain()
         yield from _workers(self._engine.worker_stats())
-        yield from _listeners(self._engine.listener_stats())
+        listeners = self._engine.listener_stats()
+        yield from _listeners(listeners)
+        yield from _services(self._engine.service_stats(), listeners)
 
     def _drain(self) -> Iterator[Metric]:
         progress = self._engine.drain_progress()
@@ -150,7 +164,7 @@ def _listeners(listeners: list[ListenerStats]) -> Iterator[Metric]:
     errors = CounterMetricFamily("iocpd_accept_errors", "Accepts that failed and were tried again.", labels=labels)
     refused = CounterMetricFamily("iocpd_refused_connections", "Connections turned away.", labels=[*labels, "reason"])
     for stats in listeners:
-        values = [str(HttpAddress(stats.host, stats.port)), stats.service]
+        values = _names(stats)
         connections.add_metric(values, stats.connections)
         is_open.add_metric(values, stats.open)
         accepted.add_metric(values, stats.accepted)
@@ -158,3 +172,18 @@ def _listeners(listeners: list[ListenerStats]) -> Iterator[Metric]:
         for name in _REFUSALS:
             refused.add_metric([*values, name.removeprefix(_REFUSED)], getattr(stats, name))
     yield from (connections, is_open, accepted, errors, refused)
+
+
+def _services(threads: list[ServiceStats], listeners: list[ListenerStats]) -> Iterator[Metric]:
+    labels = ["listener", "service", "thread"]
+    for kind, families in ((CounterMetricFamily, _SERVICE_COUNTERS), (GaugeMetricFamily, _SERVICE_GAUGES)):
+        for name, text, attribute in families:
+            family = kind(name, text, labels=labels)
+            for stats in threads:
+                values = [*_names(listeners[stats.listener]), str(stats.thread)]
+                family.add_metric(values, getattr(stats, attribute))
+            yield family
+
+
+def _names(listener: ListenerStats) -> list[str]:
+    return [str(HttpAddress(listener.host, listener.port)), listener.service]

@@ -243,6 +243,19 @@ class NodeView(BaseModel):
     per_worker: list[WorkerView]
 
 
+class ServiceThreadView(BaseModel):
+    """A thread of a service in Python, with totals since the start."""
+
+    connections: int = Field(description="that the service knows now")
+    messages_in: int = Field(description="messages that it took")
+    messages_out: int = Field(description="messages that it sent; a broadcast counts once")
+    batches: int = Field(description="how often it took messages, or news of connections")
+    waiting_bytes: int = Field(description="its inbox: received and not handled yet, with what it takes to keep them")
+    paused: int = Field(description="connections that wait now, because the service has not handled enough")
+    pauses: int = Field(description="how often one had to")
+    errors: int = Field(description="exceptions of handlers and timers")
+
+
 class ListenerView(BaseModel):
     """Where the service listens."""
 
@@ -261,6 +274,7 @@ class ListenerView(BaseModel):
     refused_address_rate: int = Field(description="turned away because of accepts_per_s_per_address")
     refused_rate: int = Field(description="turned away because of accepts_per_s")
     accept_errors: int = Field(description="no handle or no memory in the system; tried again")
+    service_threads: list[ServiceThreadView] = Field(description="of a service in Python; empty for the others")
 
 
 class ListenerList(BaseModel):
@@ -287,7 +301,37 @@ class ListenerList(BaseModel):
                             "refused_address_rate": 0,
                             "refused_rate": 0,
                             "accept_errors": 0,
-                        }
+                            "service_threads": [],
+                        },
+                        {
+                            "id": 1,
+                            "host": "127.0.0.1",
+                            "port": 7001,
+                            "service": "python:chat:Chat",
+                            "open": True,
+                            "connections": 2,
+                            "accepted": 2,
+                            "refused_limit": 0,
+                            "refused_memory": 0,
+                            "refused_gone": 0,
+                            "refused_banned": 0,
+                            "refused_address_limit": 0,
+                            "refused_address_rate": 0,
+                            "refused_rate": 0,
+                            "accept_errors": 0,
+                            "service_threads": [
+                                {
+                                    "connections": 2,
+                                    "messages_in": 40,
+                                    "messages_out": 20,
+                                    "batches": 31,
+                                    "waiting_bytes": 0,
+                                    "paused": 0,
+                                    "pauses": 0,
+                                    "errors": 0,
+                                }
+                            ],
+                        },
                     ]
                 }
             ]

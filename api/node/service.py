@@ -15,13 +15,23 @@ from iocpd.api.node.schemas import (
     ListenerView,
     NodeView,
     ReloadView,
+    ServiceThreadView,
     WorkerView,
 )
 from iocpd.api.payloads import checked
 from iocpd.api.problems import Problem
 from iocpd.api.settings import Settings
 from iocpd.api.version import version
-from iocpd.core import DrainConflict, DrainProgress, Engine, EngineError, EngineStopped, Phase, WorkerStats
+from iocpd.core import (
+    DrainConflict,
+    DrainProgress,
+    Engine,
+    EngineError,
+    EngineStopped,
+    Phase,
+    ServiceStats,
+    WorkerStats,
+)
 
 
 def describe_node(context: Context) -> NodeView:
@@ -50,6 +60,7 @@ def describe_node(context: Context) -> NodeView:
 
 def describe_listeners(context: Context) -> list[ListenerView]:
     """Every listener with its counters."""
+    threads = context.engine.service_stats()
     return [
         ListenerView(
             id=number,
@@ -67,6 +78,7 @@ def describe_listeners(context: Context) -> list[ListenerView]:
             refused_address_rate=stats.refused_address_rate,
             refused_rate=stats.refused_rate,
             accept_errors=stats.accept_errors,
+            service_threads=[_service_thread(thread) for thread in threads if thread.listener == number],
         )
         for number, stats in enumerate(context.engine.listener_stats())
     ]
@@ -173,6 +185,11 @@ def _eta(progress: DrainProgress) -> datetime | None:
 def _worker(stats: WorkerStats) -> WorkerView:
     values: dict[str, Any] = asdict(stats)
     return WorkerView(**{name: values[name] for name in WorkerView.model_fields})
+
+
+def _service_thread(stats: ServiceStats) -> ServiceThreadView:
+    values: dict[str, Any] = asdict(stats)
+    return ServiceThreadView(**{name: values[name] for name in ServiceThreadView.model_fields})
 
 
 def _sum(workers: list[WorkerView]) -> WorkerView:

@@ -69,6 +69,7 @@ struct payload *payload_new(uint32_t bytes) {
     if (!payload) return NULL;
     payload->references = 1;
     payload->bytes = bytes;
+    payload->messages = 1;
     return payload;
 }
 

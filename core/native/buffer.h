@@ -60,11 +60,12 @@ static inline uint32_t buffer_available(const struct buffer_pool *pool) { return
 struct payload {
     uint32_t references; /* atomic */
     uint32_t bytes;
+    uint32_t messages;  /* that it counts for when it was sent */
     int64_t expires_ns; /* what has not begun to be sent by then is dropped; 0: never */
     uint8_t data[];
 };
 
-/* A payload with one reference and room for `bytes`; NULL without memory. */
+/* A payload with one reference, one message and room for `bytes`; NULL without memory. */
 struct payload *payload_new(uint32_t bytes);
 void payload_hold(struct payload *payload);
 void payload_drop(struct payload *payload);

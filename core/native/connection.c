@@ -54,13 +54,15 @@ static int64_t next_deadline(const struct connection *connection) {
     if (connection->state == IOCPD_OPEN) {
         int64_t first_byte_ns = limit_ns(&config->first_byte_ms), idle_ns = limit_ns(&config->idle_ms);
         if (first_byte_ns && connection->bytes_in == 0) at = sooner(at, (int64_t)connection->connected_ns + first_byte_ns);
-        if (idle_ns) at = sooner(at, active_ns + idle_ns);
+        /* Who waits for its service is not idle. */
+        if (idle_ns) at = sooner(at, (python_waiting(connection) ? connection->worker->now_ns : active_ns) + idle_ns);
         if (connection->over_soft_ns) at = sooner(at, connection->over_soft_ns + soft_ns);
         /* Nothing is received while it is paused, so its last activity was that it read something. */
         if (connection->flags & CONNECTION_PAUSED) at = sooner(at, active_ns + soft_ns);
     } else if (connection->state == IOCPD_DRAINING && connection->deadline_ns == 0) {
-        /* The client has shut its side: it gets what is queued for as long as it keeps reading. */
-        at = sooner(at, active_ns + soft_ns);
+        /* The client has shut its side: it gets what is queued for as long as it keeps reading. Who waits for a service that
+         * is slow has nothing to read. */
+        if (connection->first || !(connection->flags & CONNECTION_ANSWERS)) at = sooner(at, active_ns + soft_ns);
     }
     return at;
 }
@@ -145,8 +147,9 @@ static void queue_pop(struct connection *connection, enum fate fate) {
     if (!connection->first) connection->last = NULL;
     connection->pieces--;
     if (fate == WRITTEN) {
-        u64_bump(&connection->messages_out, 1);
-        u64_bump(&connection->worker->messages_out, 1);
+        uint32_t messages = piece->is_buffer ? 1 : piece->payload->messages;
+        u64_bump(&connection->messages_out, messages);
+        u64_bump(&connection->worker->messages_out, messages);
     }
     if (ticket) ticket_tell(ticket, fate);
     if (piece->is_buffer) {
@@ -157,11 +160,10 @@ static void queue_pop(struct connection *connection, enum fate fate) {
     }
 }
 
-enum queue_result connection_queue_payload(struct connection *connection, struct payload *payload, struct iocpd_ticket *ticket) {
-    worker_assert_owner(connection->worker);
-    if (connection->state != IOCPD_OPEN) return QUEUE_CLOSING;
+static enum queue_result queue_payload(struct connection *connection, struct payload *payload, struct iocpd_ticket *ticket,
+                                       bool limited) {
     uint64_t after = connection->pending_bytes + payload->bytes + (uint64_t)(connection->pieces + 1) * PIECE_OVERHEAD;
-    if (after > u32_load(&config_of(connection)->send_hard_bytes)) return QUEUE_FULL;
+    if (limited && after > u32_load(&config_of(connection)->send_hard_bytes)) return QUEUE_FULL;
     struct outgoing *piece = memory_new(sizeof *piece);
     if (!piece) return QUEUE_NO_MEMORY;
     payload_hold(payload);
@@ -176,6 +178,32 @@ enum queue_result connection_queue_payload(struct connection *connection, struct
     queue_push(connection, piece);
     pending_add(connection, payload->bytes);
     return QUEUED;
+}
+
+enum queue_result connection_queue_payload(struct connection *connection, struct payload *payload, struct iocpd_ticket *ticket) {
+    worker_assert_owner(connection->worker);
+    return connection->state == IOCPD_OPEN ? queue_payload(connection, payload, ticket, true) : QUEUE_CLOSING;
+}
+
+/* A service that answers does not take in more than its client reads. */
+static void pause_if_full(struct connection *connection) {
+    if (connection->pending_bytes < pause_limit(connection) || connection->flags & CONNECTION_PAUSED) return;
+    connection->flags |= CONNECTION_PAUSED;
+    set_timer(connection);
+}
+
+void connection_answer(struct connection *connection, struct payload *payload, bool limited) {
+    bool takes =
+        connection->state == IOCPD_OPEN || (connection->state == IOCPD_DRAINING && connection->flags & CONNECTION_ANSWERS);
+    enum queue_result result = QUEUE_CLOSING;
+    worker_assert_owner(connection->worker);
+    if (takes && !connection->first) touch(connection); /* from now on the client is to read, however long the answer took */
+    if (takes) result = queue_payload(connection, payload, NULL, limited);
+    payload_drop(payload);
+    if (result == QUEUE_FULL) connection_terminate(connection, IOCPD_SLOW_CONSUMER, true);
+    else if (result == QUEUE_NO_MEMORY) connection_terminate(connection, IOCPD_OUT_OF_MEMORY, true);
+    else if (result == QUEUED && connection->state == IOCPD_DRAINING) set_timer(connection);
+    else if (result == QUEUED) pause_if_full(connection);
 }
 
 /* A small piece goes behind the last one, if that is a buffer with room: behind the bytes that a send may just be reading. */
@@ -217,10 +245,7 @@ void connection_queue_buffer(struct connection *connection, struct buffer *buffe
         }
     }
     pending_add(connection, bytes);
-    if (connection->pending_bytes >= pause_limit(connection) && !(connection->flags & CONNECTION_PAUSED)) {
-        connection->flags |= CONNECTION_PAUSED;
-        set_timer(connection);
-    }
+    pause_if_full(connection);
 }
 
 /* ---- receive ---------------------------------------------------------------------------------------------------------- */
@@ -229,7 +254,7 @@ static bool receive_wanted(const struct connection *connection) {
     if (connection->flags & CONNECTION_END_SEEN || connection->state == IOCPD_CLOSING_STATE) return false;
     /* A draining connection reads on, to the end of file: closing a socket with unread data would reset it, and the peer could
      * lose what it was sent last. */
-    return connection->state == IOCPD_DRAINING || !(connection->flags & (CONNECTION_PAUSED | CONNECTION_RELAY_PAUSED));
+    return connection->state == IOCPD_DRAINING || !(connection->flags & CONNECTION_PAUSES);
 }
 
 /* Arms or cancels the receive, as the state asks for. */
@@ -260,12 +285,13 @@ void connection_received(struct connection *connection, const struct port_event 
     if (event->buffer) {
         touch(connection);
         if (connection->state == IOCPD_OPEN) {
+            const struct listener *listener = &worker->engine->listeners[connection->listener];
             u64_bump(&connection->bytes_in, event->bytes);
-            u64_bump(&connection->messages_in, 1);
+            u64_bump(&connection->messages_in, listener->messages_per_receive);
             u64_bump(&worker->bytes_in, event->bytes);
-            u64_bump(&worker->messages_in, 1);
-            worker->engine->listeners[connection->listener].service->received(connection, event->buffer);
-            if (connection->flags & (CONNECTION_PAUSED | CONNECTION_RELAY_PAUSED)) receive_update(connection);
+            u64_bump(&worker->messages_in, listener->messages_per_receive);
+            listener->received(connection, event->buffer);
+            if (connection->flags & CONNECTION_PAUSES) receive_update(connection);
         } else {
             u64_bump(&worker->discarded_bytes, event->bytes);
             buffer_free(event->buffer);
@@ -357,13 +383,19 @@ void connection_sent(struct connection *connection, const struct port_event *eve
 void connection_drain(struct connection *connection, enum iocpd_reason reason, struct payload *farewell, int64_t deadline_ns) {
     worker_assert_owner(connection->worker);
     if (connection->state == IOCPD_CLOSING_STATE) return;
+    bool answers = connection->session && python_answers(reason);
     if (connection->state == IOCPD_OPEN) {
-        if (farewell) connection_queue_payload(connection, farewell, NULL); /* full or no memory: it ends without one */
+        if (answers) python_end(connection, farewell);
+        else if (farewell) connection_queue_payload(connection, farewell, NULL); /* full or no memory: it ends without one */
+        if (answers) connection->flags |= CONNECTION_ANSWERS;
         u32_store(&connection->reason, reason);
         u32_store(&connection->state, IOCPD_DRAINING);
         connection->worker->open_count--;
         connection->over_soft_ns = 0;
         touch(connection);
+    } else if (connection->flags & CONNECTION_ANSWERS && !answers) {
+        connection_answered(connection); /* whoever asks for this end does not wait for the service */
+        if (reason == IOCPD_SERVICE_ERROR) u32_store(&connection->reason, reason); /* what it took in is not answered */
     }
     if (deadline_ns && (connection->deadline_ns == 0 || deadline_ns < connection->deadline_ns))
         connection->deadline_ns = deadline_ns;
@@ -383,8 +415,19 @@ void connection_terminate(struct connection *connection, enum iocpd_reason reaso
     mark_dirty(connection);
 }
 
-static void relay_forget(struct connection *connection) {
-    struct connection **at = &connection->worker->relay_paused;
+void connection_answered(struct connection *connection) {
+    if (connection->state != IOCPD_DRAINING || !(connection->flags & CONNECTION_ANSWERS)) return;
+    struct payload *farewell = python_farewell(connection);
+    if (farewell) queue_payload(connection, farewell, NULL, true);
+    if (farewell) payload_drop(farewell);
+    connection->flags &= ~(uint32_t)CONNECTION_ANSWERS;
+    touch(connection);
+    set_timer(connection);
+    mark_dirty(connection);
+}
+
+/* It is in one of the two lists. */
+static void paused_forget(struct connection *connection, struct connection **at) {
     while (*at != connection) at = &(*at)->next_paused;
     *at = connection->next_paused;
 }
@@ -398,6 +441,7 @@ static void closed_row(struct connection *connection, iocpd_closed *row) {
     row->os_error = connection->os_error;
     row->number = connection->worker->closed.written;
     if (connection->reason != IOCPD_KICKED && connection->reason != IOCPD_BANNED) return;
+    if (connection->session) python_kick_text(connection, row->text, sizeof row->text);
     for (struct ticket_part *waiter = connection->waiters; waiter; waiter = waiter->next_waiter)
         memcpy(row->text, waiter->ticket->text, sizeof row->text); /* the last in the list is the first that kicked */
 }
@@ -416,7 +460,9 @@ static void finish(struct connection *connection) {
     struct worker *worker = connection->worker;
     iocpd_closed row;
     closed_row(connection, &row);
-    if (connection->flags & CONNECTION_RELAY_PAUSED) relay_forget(connection);
+    if (connection->flags & CONNECTION_RELAY_PAUSED) paused_forget(connection, &worker->relay_paused);
+    if (connection->flags & CONNECTION_PYTHON_PAUSED) paused_forget(connection, &worker->python_paused);
+    if (connection->rest) u64_bump(&worker->discarded_bytes, framing_drop(&connection->rest));
     worker->driver->release(worker->port, &connection->socket);
     pending_take(connection, connection->pending_bytes);
     while (connection->first) queue_pop(connection, CLOSED_BEFORE_WRITE);
@@ -429,6 +475,7 @@ static void finish(struct connection *connection) {
     uint32_t listener = connection->listener;
     connection->waiters = NULL;
     worker->closing_count--;
+    if (connection->session) python_closed(connection);
     table_give(&worker->table, connection);
     while (waiter) { /* only now: who waits may look for it in the table */
         struct ticket_part *next = waiter->next_waiter;
@@ -453,7 +500,7 @@ static void closing_step(struct connection *connection) {
 }
 
 static void draining_step(struct connection *connection) {
-    if (connection->first) return;
+    if (connection->first || connection->flags & CONNECTION_ANSWERS) return;
     if (connection->flags & CONNECTION_END_SEEN) {
         connection_terminate(connection, IOCPD_CLIENT_CLOSED, false); /* both sides are through: an orderly close */
     } else if (!(connection->flags & CONNECTION_END_SENT)) {
@@ -479,6 +526,7 @@ void connection_open(struct connection *connection) {
     event_connection(connection, IOCPD_EVENT_CONNECTED, 0);
     set_timer(connection);
     mark_dirty(connection);
+    if (connection->worker->engine->listeners[connection->listener].config.service == IOCPD_PYTHON) python_open(connection);
 }
 
 void connection_label(struct connection *connection, struct labels *labels) {
@@ -504,5 +552,17 @@ void connection_relay_pause(struct connection *connection) {
 
 void connection_relay_resume(struct connection *connection) {
     connection->flags &= ~(uint32_t)CONNECTION_RELAY_PAUSED;
+    mark_dirty(connection);
+}
+
+void connection_python_pause(struct connection *connection) {
+    struct worker *worker = connection->worker;
+    connection->flags |= CONNECTION_PYTHON_PAUSED;
+    connection->next_paused = worker->python_paused;
+    worker->python_paused = connection;
+}
+
+void connection_python_resume(struct connection *connection) {
+    connection->flags &= ~(uint32_t)CONNECTION_PYTHON_PAUSED;
     mark_dirty(connection);
 }

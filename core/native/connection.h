@@ -21,14 +21,19 @@ struct iocpd_ticket;
 struct ticket_part;
 struct visitor;
 struct labels;
+struct frame_rest;
+struct session;
 
 enum connection_flag {
-    CONNECTION_DIRTY = 1,        /* in worker->dirty */
-    CONNECTION_PAUSED = 2,       /* the receive is not wanted: too much is queued */
-    CONNECTION_RELAY_PAUSED = 4, /* the same, because relayed messages wait; in worker->relay_paused */
-    CONNECTION_END_SEEN = 8,     /* end of file has been read */
-    CONNECTION_END_SENT = 16,    /* SD_SEND is done */
-    CONNECTION_CANCELLED = 32,   /* CLOSING: the outstanding operations were asked to end */
+    CONNECTION_DIRTY = 1,          /* in worker->dirty */
+    CONNECTION_PAUSED = 2,         /* the receive is not wanted: too much is queued */
+    CONNECTION_RELAY_PAUSED = 4,   /* the same, because relayed messages wait; in worker->relay_paused */
+    CONNECTION_END_SEEN = 8,       /* end of file has been read */
+    CONNECTION_END_SENT = 16,      /* SD_SEND is done */
+    CONNECTION_CANCELLED = 32,     /* CLOSING: the outstanding operations were asked to end */
+    CONNECTION_PYTHON_PAUSED = 64, /* as RELAY_PAUSED, because its service has not handled enough; in worker->python_paused */
+    CONNECTION_ANSWERS = 128,      /* DRAINING: its service still answers what was received */
+    CONNECTION_PAUSES = CONNECTION_PAUSED | CONNECTION_RELAY_PAUSED | CONNECTION_PYTHON_PAUSED,
 };
 
 struct connection {
@@ -51,7 +56,9 @@ struct connection {
     struct outgoing *first, *last;  /* the send queue */
     struct port_gather *gather;     /* of the outstanding send, if it has several pieces */
     struct connection *next;        /* free list, or worker->dirty */
-    struct connection *next_paused; /* worker->relay_paused */
+    struct connection *next_paused; /* worker->relay_paused or worker->python_paused */
+    struct frame_rest *rest;        /* of a message that has not come whole yet; NULL: there is none */
+    struct session *session;        /* with its service in Python */
     struct ticket_part *waiters;    /* kicks that wait for the end; the first gives the text */
     struct visitor *visitor;        /* whose address it counts for */
     int64_t deadline_ns;            /* DRAINING: then it is reset; 0: none */
@@ -80,6 +87,15 @@ void connection_flush(struct connection *connection);
 void connection_queue_buffer(struct connection *connection, struct buffer *buffer);
 /* Queues a reference to the payload; the ticket, if any, is told what becomes of it. */
 enum queue_result connection_queue_payload(struct connection *connection, struct payload *payload, struct iocpd_ticket *ticket);
+
+/* A service's own bytes: received messages that it gives back, or answers. Above the soft limit the receive pauses. With
+ * `limited`, what would go over the hard limit ends the connection as slow_consumer. Takes the payload over. */
+void connection_answer(struct connection *connection, struct payload *payload, bool limited);
+/* The service in Python has answered everything that was received before the end of an ANSWERS connection. */
+void connection_answered(struct connection *connection);
+/* The service has not handled enough of what it has got, or now it has. */
+void connection_python_pause(struct connection *connection);
+void connection_python_resume(struct connection *connection);
 
 /* OPEN → DRAINING: nothing more is taken in; what is queued goes out, then the farewell (may be NULL), then end of file. */
 void connection_drain(struct connection *connection, enum iocpd_reason reason, struct payload *farewell, int64_t deadline_ns);

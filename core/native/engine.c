@@ -42,6 +42,9 @@ static const struct {
     [IOCPD_SLOW_CONSUMER] = {"slow_consumer", IOCPD_BY_ENGINE},
     [IOCPD_OUT_OF_MEMORY] = {"out_of_memory", IOCPD_BY_ENGINE},
     [IOCPD_IO_ERROR] = {"io_error", IOCPD_BY_ENGINE},
+    [IOCPD_FRAME_TOO_LARGE] = {"frame_too_large", IOCPD_BY_ENGINE},
+    [IOCPD_SERVICE_CLOSED] = {"service_closed", IOCPD_BY_ENGINE},
+    [IOCPD_SERVICE_ERROR] = {"service_error", IOCPD_BY_ENGINE},
 };
 
 const char *iocpd_reason_name(int32_t reason) { return reason >= 0 && reason < IOCPD_REASON_COUNT ? reasons[reason].name : ""; }
@@ -258,6 +261,7 @@ static void unwind(iocpd_engine *engine) {
         }
         worker_destroy(worker);
     }
+    python_destroy(engine);
     if (engine->drain.farewell) payload_drop(engine->drain.farewell);
     if (engine->has_events) {
         platform_event_close(engine->control_event);
@@ -316,7 +320,7 @@ static int32_t build(iocpd_engine *engine, const iocpd_config *config, iocpd_pro
     for (uint32_t i = 0; i < config->listener_count; i++) {
         struct listener *listener = &engine->listeners[i];
         listener->config = config->listeners[i];
-        listener->service = service_by_number((enum iocpd_service)listener->config.service);
+        service_choose(listener);
         listener->number = i;
         listener->port.handle = SOCKET_NONE;
         memcpy(listener->bound.ip, listener->config.ip, 16);
@@ -326,6 +330,8 @@ static int32_t build(iocpd_engine *engine, const iocpd_config *config, iocpd_pro
     for (uint32_t i = 0; i < config->workers; i++)
         if (worker_init(&engine->workers[i], engine, i))
             return problem_set(problem, IOCPD_NO_MEMORY, 0, "no memory for a worker");
+    error = python_init(engine);
+    if (error) return problem_set(problem, IOCPD_NO_MEMORY, error, "the inbox of a service thread");
     status = bind_listeners(engine, problem);
     /* Worker 0 last: it accepts at once and hands on to the others. */
     for (uint32_t i = config->workers; status == IOCPD_OK && i-- > 0;)
@@ -453,6 +459,7 @@ static void post_exits(iocpd_engine *engine) {
     ASSERT(u32_load(&engine->exits_taken) == engine->worker_count);
     engine->joined = true;
     u32_store_release(&engine->drain.phase, IOCPD_PHASE_STOPPED);
+    for (uint32_t i = 0; i < engine->service_thread_count; i++) iocpd_service_wake(engine, i);
 }
 
 int32_t iocpd_join(iocpd_engine *engine, uint32_t timeout_ms) {

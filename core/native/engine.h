@@ -21,10 +21,14 @@ enum {
     IOCPD_TEXT_BYTES = 200,
     IOCPD_PROBLEM_BYTES = 200,
     IOCPD_PREFIX_BYTES = 16,
-    IOCPD_ROW_JSON_BYTES = 768, /* without labels */
-    IOCPD_LABEL_BYTES = 8192,   /* of one connection: the labels, and the same again as JSON */
-    IOCPD_BATCH_MAX = 1024,     /* kicks or bans in one command */
-    IOCPD_TARGETS_MAX = 65536,  /* of a broadcast to connections that are named */
+    IOCPD_ROW_JSON_BYTES = 896, /* without labels */
+    IOCPD_SERVICE_BYTES = 128,  /* of a listener's service name, with the end mark */
+    IOCPD_DELIMITER_BYTES = 16,
+    IOCPD_FRAME_BYTES_MAX = 67108864, /* of one message */
+    IOCPD_SERVICE_THREADS_MAX = 64,   /* of one listener */
+    IOCPD_LABEL_BYTES = 8192,         /* of one connection: the labels, and the same again as JSON */
+    IOCPD_BATCH_MAX = 1024,           /* kicks or bans in one command */
+    IOCPD_TARGETS_MAX = 65536,        /* of a broadcast to connections that are named */
     IOCPD_TURN_BUCKETS = 13
 };
 
@@ -46,7 +50,7 @@ enum iocpd_status {
 
 enum iocpd_backend { IOCPD_AUTO, IOCPD_IOCP, IOCPD_IO_URING, IOCPD_EPOLL };
 
-enum iocpd_service { IOCPD_ECHO, IOCPD_DISCARD, IOCPD_RELAY, IOCPD_RELAY_GROUP };
+enum iocpd_service { IOCPD_ECHO, IOCPD_DISCARD, IOCPD_RELAY, IOCPD_RELAY_GROUP, IOCPD_PYTHON };
 
 enum iocpd_state { IOCPD_FREE, IOCPD_OPEN, IOCPD_DRAINING, IOCPD_CLOSING_STATE };
 
@@ -65,6 +69,9 @@ enum iocpd_reason {
     IOCPD_SLOW_CONSUMER,
     IOCPD_OUT_OF_MEMORY,
     IOCPD_IO_ERROR,
+    IOCPD_FRAME_TOO_LARGE,
+    IOCPD_SERVICE_CLOSED, /* a service in Python has closed it */
+    IOCPD_SERVICE_ERROR,  /* a handler of a service in Python has raised */
     IOCPD_REASON_COUNT
 };
 
@@ -77,6 +84,25 @@ typedef struct iocpd_problem {
     char text[IOCPD_PROBLEM_BYTES];
 } iocpd_problem;
 
+/* How a stream of bytes is cut into messages. */
+enum iocpd_framing_kind {
+    IOCPD_RAW,             /* not at all: what a receive brings */
+    IOCPD_LINES,           /* up to LF; a CR before it is not part of the message */
+    IOCPD_LENGTH_PREFIXED, /* the length of the message in prefix_bytes, then the message */
+    IOCPD_FIXED,           /* max_bytes each */
+    IOCPD_DELIMITED        /* up to the delimiter */
+};
+
+typedef struct iocpd_framing {
+    int32_t kind;
+    uint32_t max_bytes; /* of a message; without meaning for RAW */
+    uint8_t prefix_bytes;
+    uint8_t little_endian;
+    uint8_t crlf; /* LINES: what is sent ends with CR LF */
+    uint8_t delimiter_bytes;
+    uint8_t delimiter[IOCPD_DELIMITER_BYTES];
+} iocpd_framing;
+
 typedef struct iocpd_listener_config {
     uint8_t ip[16];
     uint32_t scope_id;
@@ -85,6 +111,12 @@ typedef struct iocpd_listener_config {
     uint8_t dual_stack; /* family 6: also take IPv4 */
     int32_t service;
     int32_t backlog;
+    iocpd_framing framing;
+    /* PYTHON alone: */
+    uint32_t threads;               /* that take its messages; 0 for other services */
+    uint32_t inbox_bytes;           /* of each thread: messages that were received and not handled; senders wait above it */
+    uint8_t concurrent;             /* batches overlap: the service says what it has handled, see iocpd_service_op */
+    char name[IOCPD_SERVICE_BYTES]; /* of letters that need no escape in JSON */
 } iocpd_listener_config;
 
 typedef struct iocpd_config {
@@ -395,7 +427,70 @@ typedef struct iocpd_info {
     uint64_t bans;
 } iocpd_info;
 
+/* What a service in Python is told, in this order for each connection. */
+enum iocpd_service_kind {
+    IOCPD_SERVICE_OPEN,
+    IOCPD_SERVICE_MESSAGES,
+    IOCPD_SERVICE_END, /* nothing more will come; what came is still answered */
+    IOCPD_SERVICE_CLOSE
+};
+
+typedef struct iocpd_service_record {
+    uint32_t session; /* the connection's number in its thread; given to another one after CLOSE was handled */
+    uint32_t kind;
+    uint32_t count;      /* MESSAGES: how many. OPEN: its place in `opens`. CLOSE: enum iocpd_reason */
+    uint32_t bytes;      /* MESSAGES: what it took of the inbox; IOCPD_OP_HANDLED gives it back */
+    uint32_t data_bytes; /* MESSAGES: its share of `data` */
+} iocpd_service_record;
+
+typedef struct iocpd_service_open {
+    uint64_t token;
+    uint8_t peer_ip[16];
+    uint8_t local_ip[16];
+    uint16_t peer_port;
+    uint16_t local_port;
+} iocpd_service_open;
+
+/* The memory is the engine's and stays as it is until the thread's next iocpd_service_take. */
+typedef struct iocpd_service_batch {
+    const iocpd_service_record *records;
+    const iocpd_service_open *opens;
+    const uint32_t *lengths; /* of each message */
+    const uint8_t *data;     /* one message after the other; LINES: each with LF behind it, which its length does not count */
+    uint32_t record_count;
+    uint32_t open_count;
+    uint32_t message_count;
+    uint32_t bytes; /* of data */
+} iocpd_service_batch;
+
+/* What a service does. In one word: kind << 60 | amount << 32 | session; beside it stands how many bytes of data are its own. */
+enum iocpd_service_op {
+    IOCPD_OP_SEND,      /* data: `amount` messages as in a batch, which are framed here */
+    IOCPD_OP_CLOSE,     /* what was sent goes out, then the end of the stream */
+    IOCPD_OP_KICK,      /* the same as reason KICKED; data: the text */
+    IOCPD_OP_RESET,     /* KICKED at once; data: the text */
+    IOCPD_OP_FAIL,      /* as CLOSE, with reason SERVICE_ERROR */
+    IOCPD_OP_TO,        /* the next BROADCAST is only for those with one of these labels (data), and not for this session */
+    IOCPD_OP_BROADCAST, /* data: a message to all of the listener's connections; who is too slow for it is ended */
+    /* Only of a `concurrent` service; otherwise the next iocpd_service_take says that everything before was handled. */
+    IOCPD_OP_HANDLED,  /* messages of `amount` bytes */
+    IOCPD_OP_ANSWERED, /* everything up to END */
+    IOCPD_OP_FORGET    /* CLOSE: the number is free */
+};
+
+typedef struct iocpd_service_stats {
+    uint32_t listener;
+    uint64_t connections;
+    uint64_t messages_in;  /* taken by the service */
+    uint64_t messages_out; /* that it sent */
+    uint64_t batches;
+    uint64_t waiting_bytes; /* received and not handled, with what it takes to keep them */
+    uint64_t paused;        /* connections that wait now, because the service has not handled enough */
+    uint64_t pauses;        /* how often one had to */
+} iocpd_service_stats;
+
 typedef struct iocpd_engine iocpd_engine;
+typedef struct iocpd_framer iocpd_framer;
 typedef struct iocpd_ticket iocpd_ticket;
 
 const char *iocpd_backend_name(int32_t backend);
@@ -496,6 +591,30 @@ void iocpd_closed_labels_read(iocpd_engine *engine, const iocpd_closed *row, cha
 uint32_t iocpd_events(iocpd_engine *engine, uint64_t *positions, iocpd_event *events, uint32_t capacity, uint64_t *missed);
 /* The positions after the newest. */
 void iocpd_event_positions(iocpd_engine *engine, uint64_t *positions);
+/* Services in Python. `thread` counts through the threads of all their listeners. Two calls for one thread may run at the same
+ * time only if they are a take and a reply of a concurrent service. */
+/* Waits at most timeout_ms for something. IOCPD_OK (maybe with nothing in it), or IOCPD_STOPPED: nothing will come any more. */
+int32_t iocpd_service_take(iocpd_engine *engine, uint32_t thread, uint32_t timeout_ms, iocpd_service_batch *batch);
+/* Does what `ops` say, in their order; waits while the workers have too much to send. `lengths`: of each message of a SEND;
+ * LINES: none, since each has LF behind it. */
+void iocpd_service_reply(iocpd_engine *engine, uint32_t thread, const uint64_t *ops, const uint32_t *sizes, uint32_t count,
+                         const uint32_t *lengths, const uint8_t *data);
+/* Ends a wait in iocpd_service_take. */
+void iocpd_service_wake(iocpd_engine *engine, uint32_t thread);
+void iocpd_service_read(iocpd_engine *engine, uint32_t thread, iocpd_service_stats *stats);
+
+/* The framing of a listener, for other uses. What iocpd_frame_encode writes, and how many bytes that are (`out` may be NULL). */
+uint32_t iocpd_frame_encode(const iocpd_framing *framing, const uint8_t *message, uint32_t bytes, uint8_t *out);
+/* NULL without memory. One thread at a time. */
+iocpd_framer *iocpd_framer_new(const iocpd_framing *framing);
+void iocpd_framer_free(iocpd_framer *framer);
+/* How many bytes wait for the end of their message. */
+uint32_t iocpd_framer_bytes(const iocpd_framer *framer);
+/* The messages that become whole with this data, into `out` (room for iocpd_framer_bytes and `bytes`) and `lengths` (room for
+ * `bytes`). IOCPD_OK; IOCPD_FULL: the one after them is too large; IOCPD_NO_MEMORY. */
+int32_t iocpd_framer_feed(iocpd_framer *framer, const uint8_t *data, uint32_t bytes, uint8_t *out, uint32_t *lengths,
+                          uint32_t *count);
+
 /* Puts a ban (kind IOCPD_EVENT_BAN) or its end among the events. */
 void iocpd_event_note(iocpd_engine *engine, int32_t kind, const uint8_t *network, uint32_t prefix, const char *text);
 /* Upper bounds of the buckets of turn_counts; the last is UINT64_MAX. */

@@ -6,19 +6,26 @@
 #include "drain.h"
 #include "engine.h"
 #include "event.h"
+#include "framing.h"
 #include "gate.h"
 #include "labels.h"
+#include "python.h"
 #include "service.h"
 #include "ticket.h"
 #include "worker.h"
 
 struct listener {
     struct port_listener port; /* first: an event's listener is this */
-    const struct service *service;
+    /* From its service: see service.h. */
+    void (*received)(struct connection *connection, struct buffer *buffer);
+    uint32_t messages_per_receive; /* 0: `received` counts them */
+    const char *service_name;
+    void (*whole)(struct connection *connection, const struct frames *frames);
     iocpd_listener_config config;
     struct platform_address bound; /* with the port that the system chose */
     uint32_t number;
-    bool accepting; /* worker 0's: the accept is outstanding */
+    uint32_t first_thread; /* of a service in Python */
+    bool accepting;        /* worker 0's: the accept is outstanding */
     /* Shared: written by worker 0 (connections: by all, atomically). */
     uint32_t open;
     uint64_t accepted, refused_limit, refused_gone, accept_errors;
@@ -48,6 +55,8 @@ struct iocpd_engine {
     struct worker *workers;
     uint32_t worker_count;
     struct gate gate; /* worker 0's */
+    struct python_thread *service_threads;
+    uint32_t service_thread_count;
 
     /* Atomic. */
     uint64_t connections;   /* also those on their way to their worker */

@@ -119,7 +119,7 @@ static char *put_row(char *out, const iocpd_engine *engine, const iocpd_connecti
         *out++ = '"';
     }
     if (members & IOCPD_MEMBER_LISTENER) out = put_member(out, ",\"listener\":", row->listener);
-    if (members & IOCPD_MEMBER_SERVICE) out = put_quoted(out, ",\"service\":", engine->listeners[row->listener].service->name);
+    if (members & IOCPD_MEMBER_SERVICE) out = put_quoted(out, ",\"service\":", engine->listeners[row->listener].service_name);
     if (members & IOCPD_MEMBER_STATE) out = put_quoted(out, ",\"state\":", states[row->state]);
     if (members & IOCPD_MEMBER_REASON) out = put_quoted(out, ",\"reason\":", iocpd_reason_name(row->reason));
     if (members & IOCPD_MEMBER_PEER) out = put_endpoint(out, ",\"peer\":", row->peer_ip, row->peer_port);

@@ -119,6 +119,7 @@ static void message_do(struct worker *worker, struct message *message) {
         break;
     case MESSAGE_FANOUT: fanout_enqueue(worker, message); break;
     case MESSAGE_CONTROL: drain_control(worker); break;
+    case MESSAGE_REPLIES: python_replies(worker, message); break;
     default: command_do(worker, message); break;
     }
 }
@@ -140,6 +141,7 @@ void worker_close_inbox(struct worker *worker) {
             struct message *message = left;
             left = message->next;
             if (message->kind == MESSAGE_FANOUT) fanout_abandon(message);
+            else if (message->kind == MESSAGE_REPLIES) python_replies_abandon(message);
             else if (message->kind >= MESSAGE_SEND) command_abandon(message);
         }
         left = oldest_first(newest);
@@ -291,6 +293,7 @@ void worker_turn(struct worker *worker) {
     if (worker->limits_version != u32_load(&worker->engine->limits_version) || worker->limits_busy)
         worker->limits_busy = limits_turn(worker);
     if (worker->relay_paused) relay_turn(worker);
+    if (worker->python_paused) python_turn(worker);
     dirty_turn(worker);
 
     int64_t now = platform_monotonic_ns();

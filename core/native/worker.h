@@ -16,6 +16,7 @@ enum message_kind {
     MESSAGE_ADOPT,   /* struct adoption: freed by the worker */
     MESSAGE_FANOUT,  /* struct fanout_part: part of the fanout, which is counted */
     MESSAGE_CONTROL, /* the engine's only one; worker 0 answers through it */
+    MESSAGE_REPLIES, /* struct replies of a service in Python: freed by the worker */
     /* struct ticket_part: part of its ticket */
     MESSAGE_SEND,
     MESSAGE_KICK,
@@ -57,6 +58,7 @@ struct worker {
     uint32_t open_count, closing_count; /* connections in these states */
     struct connection *dirty;           /* have something to send or to decide at the end of the turn */
     struct connection *relay_paused;    /* senders that wait until relayed messages are fewer */
+    struct connection *python_paused;   /* senders that wait until a service in Python has handled more */
     struct port_gather *gathers;        /* spare ones */
     uint32_t gather_count;
     struct fanout_queue fanouts;
@@ -75,6 +77,7 @@ struct worker {
     uint32_t inbox_commands; /* atomic: commands in inbox and backlog */
     uint32_t attention;      /* atomic: something was stored that the next turn must look at */
     uint32_t sleeping;       /* atomic: whoever asks for attention must wake the port */
+    uint32_t python_resume;  /* atomic: some of python_paused may go on */
     uint32_t posters;        /* atomic: threads inside worker_post */
     uint32_t load;           /* atomic: connections, also those on their way here */
 

@@ -1,5 +1,5 @@
-"""Measures iocpd against its peers on one machine: ``python -m tests.bench echo|accept|idle|
-fanout|isolation|api|wine``.
+"""Measures iocpd against its peers on one machine: ``python -m tests.bench
+echo|lines|accept|idle|fanout|isolation|api|wine``.
 
 How each number is taken:
 

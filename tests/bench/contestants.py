@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
@@ -39,6 +39,7 @@ class Contestant:
             accepts a connection.
         environment: what is added to ours.
         exits_zero: whether any other exit status after SIGTERM is a failure.
+        both_cores: whether it may use the load's processor too.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Contestant:
     ready_path: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     exits_zero: bool = False
+    both_cores: bool = False
 
 
 def iocpd(backend: str, service: str) -> Contestant:
@@ -69,6 +71,21 @@ def iocpd(backend: str, service: str) -> Contestant:
         environment={"IOCPD_FIRST_BYTE_TIMEOUT": "0", "IOCPD_IDLE_TIMEOUT": "0"},
         exits_zero=True,
     )
+
+
+def iocpd_lines(backend: str, service: str, *, both_cores: bool = False) -> Contestant:
+    """iocpd with one worker and a class of peers/lines_iocpd.py."""
+    return replace(
+        iocpd(backend, f"python:lines_iocpd:{service}"),
+        name=f"iocpd {backend} {service}" + (", both cores" if both_cores else ""),
+        environment={"PYTHONPATH": str(HERE / "peers")},
+        both_cores=both_cores,
+    )
+
+
+def python_lines(loop: str) -> Contestant:
+    """A handler call for each line in asyncio's Protocol, on the given loop: asyncio or uvloop."""
+    return Contestant(loop, _python("lines_asyncio.py", loop), environment={"LOOP": loop})
 
 
 def bare_epoll() -> Contestant:
@@ -189,7 +206,8 @@ def running(contestant: Contestant, program: list[str], cores: Cores) -> Iterato
     """Run a contestant on the server's processor for the length of the block, which begins when it is ready."""
     port = free_ports(2)
     with tempfile.TemporaryFile() as log:
-        os.sched_setaffinity(0, {cores.server})  # for the child to inherit
+        allowed = {cores.server, cores.load} if contestant.both_cores else {cores.server}
+        os.sched_setaffinity(0, allowed)  # for the child to inherit
         try:
             process = subprocess.Popen(
                 [*program, *contestant.arguments(port)],

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace, setup: Setup) -> Report:
         arguments = (*sizes, "-w", WARMUP_SECONDS, "-d", options.seconds)
 
         def measure(server: RunningServer, arguments: Arguments = arguments) -> list[Sample]:
-            return [_sample(load(loadgen, server, *arguments))]
+            return [sample(load(loadgen, server, *arguments))]
 
         outcomes = take_turns(chosen, options.rounds, setup.cores, measure)
         caption = (
@@ -105,7 +105,8 @@ def load(loadgen: LoadProgram, server: RunningServer, *arguments: str | int | fl
     return figures
 
 
-def _sample(figures: dict[str, Any]) -> Sample:
+def sample(figures: dict[str, Any]) -> Sample:
+    """The load generator's figures, and the server's for each message."""
     return {
         **{key: figures[key] for key in ("msgs_per_s", "p50_us", "p90_us", "p99_us", "p999_us", "max_us")},
         "server_us": 1e6 * figures["server_cpu_s"] / (figures["msgs_per_s"] * figures["seconds"]),

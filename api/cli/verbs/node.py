@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # What `iocpd node` shows of each worker.
 _WORKER = ("connections", "adopted", "bytes_in", "bytes_out", "messages_in", "messages_out", "pending_bytes", "turns")
+# And of each thread of a service in Python.
+_SERVICE = ("connections", "messages_in", "messages_out", "batches", "waiting_bytes", "paused", "errors")
 
 
 @verb("node", panel=NODE, examples=["iocpd node", "iocpd node --json | jq .limits"])
@@ -43,6 +45,9 @@ def node(output: Output, where: Where) -> None:
     screen.print()
     screen.print(_listeners(listeners))
     screen.print()
+    if any(each.service_threads for each in listeners):
+        screen.print(_services(listeners))
+        screen.print()
     screen.print(_workers(found))
     screen.print()
     screen.print(_limits(found))
@@ -81,6 +86,20 @@ def _listeners(listeners: Iterable[Listener]) -> Table:
             count(refused),
             style="" if each.open else "yellow",
         )
+    return table
+
+
+def _services(listeners: Iterable[Listener]) -> Table:
+    headers = ["LISTENER", "THREAD", "NOW", "MSG IN", "MSG OUT", "BATCHES", "INBOX", "PAUSED", "ERRORS"]
+    table = grid(headers, [False] + [True] * (len(headers) - 1))
+    for listener in listeners:
+        for number, thread in enumerate(listener.service_threads):
+            table.add_row(
+                str(listener.id),
+                str(number),
+                *((size if "bytes" in member else count)(getattr(thread, member)) for member in _SERVICE),
+                style="red" if thread.errors else "yellow" if thread.paused else "",
+            )
     return table
 
 

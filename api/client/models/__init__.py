@@ -31,6 +31,7 @@ from iocpd.api.client.models.node import (
     Phase,
     Probe,
     Reload,
+    ServiceThread,
     Worker,
 )
 from iocpd.api.client.models.reports import BroadcastReport, JobState, KickOutcome, KickReport, Report
@@ -70,6 +71,7 @@ __all__ = [
     "Reload",
     "Report",
     "Scope",
+    "ServiceThread",
     "Snapshot",
     "Sort",
     "State",

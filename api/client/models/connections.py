@@ -22,6 +22,9 @@ Reason = Literal[
     "slow_consumer",
     "out_of_memory",
     "io_error",
+    "frame_too_large",
+    "service_closed",
+    "service_error",
 ]
 
 Sort = Literal[

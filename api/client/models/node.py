@@ -128,6 +128,30 @@ class Node(Model):
     per_worker: tuple[Worker, ...]
 
 
+class ServiceThread(Model):
+    """A thread of a service in Python, with totals since the start.
+
+    Attributes:
+        connections: That the service knows now.
+        messages_in: Messages that it took.
+        messages_out: Messages that it sent; a broadcast counts once.
+        batches: How often it took messages, or news of connections.
+        waiting_bytes: Its inbox: received and not handled yet, with what it takes to keep them.
+        paused: Connections that wait now, because the service has not handled enough.
+        pauses: How often one had to.
+        errors: Exceptions of handlers and timers.
+    """
+
+    connections: int
+    messages_in: int
+    messages_out: int
+    batches: int
+    waiting_bytes: int
+    paused: int
+    pauses: int
+    errors: int
+
+
 class Listener(Model):
     """Where the service listens.
 
@@ -142,6 +166,7 @@ class Listener(Model):
         refused_address_rate: Turned away because of accepts_per_s_per_address.
         refused_rate: Turned away because of accepts_per_s.
         accept_errors: No handle or no memory in the system; tried again.
+        service_threads: Of a service in Python; empty for the others.
     """
 
     id: int
@@ -159,6 +184,7 @@ class Listener(Model):
     refused_address_rate: int
     refused_rate: int
     accept_errors: int
+    service_threads: tuple[ServiceThread, ...]
 
 
 class ListenerList(Model):

@@ -1,11 +1,12 @@
 /* loadgen: closed-loop TCP echo load on 127.0.0.1, from one epoll thread.
  *
- *   loadgen -p PORT [-c CONNECTIONS] [-s BYTES] [-P DEPTH] [-w WARMUP_S] [-d SECONDS] [-S SERVER_PID]
+ *   loadgen -p PORT [-c CONNECTIONS] [-s BYTES] [-P DEPTH] [-w WARMUP_S] [-d SECONDS] [-S SERVER_PID] [-l]
  *
  * Each connection keeps DEPTH messages of BYTES in flight and sends the next one when one has come back. Every byte
  * that comes back is compared: each connection sends its own stretch of one random pattern, so a server that mixes
  * connections up, or reorders, changes or invents bytes, is found out. After the window nothing new is sent, and what
- * is still in flight gets DRAIN_S to come back.
+ * is still in flight gets DRAIN_S to come back. With -l a message is a line of lower-case letters, LF included, and
+ * comes back in upper case.
  *
  * Prints one JSON object. Of the window alone: msgs_per_s, p50_us .. max_us, server_cpu_s (user and system time of
  * SERVER_PID, all threads), load_cpu_s (the same of this program), seconds. Of the whole run: mismatches
@@ -14,6 +15,7 @@
 #define _GNU_SOURCE
 #include "common.h"
 
+#include <ctype.h>
 #include <fcntl.h>
 #include <sys/epoll.h>
 
@@ -31,6 +33,7 @@ struct connection {
 static struct {
     int port, connections, bytes, depth, server_pid;
     double warmup_s, window_s;
+    bool lines;
 } option = {.port = 9000, .connections = 50, .bytes = 64, .depth = 1, .warmup_s = 0.5, .window_s = 2};
 
 static struct {
@@ -38,8 +41,9 @@ static struct {
     uint64_t histogram[BUCKETS];
 } result;
 
-/* One chunk longer than its period, so that a chunk is contiguous wherever it begins. */
-static uint8_t pattern[PATTERN_BYTES + CHUNK_BYTES];
+/* What is sent, and what comes back. One chunk longer than the period, so that a chunk is contiguous wherever it begins. */
+static uint8_t pattern[PATTERN_BYTES + CHUNK_BYTES], answer[PATTERN_BYTES + CHUNK_BYTES];
+static size_t period = PATTERN_BYTES; /* -l: whole lines */
 static uint8_t buffer[CHUNK_BYTES];
 static int poller;
 static bool measuring;
@@ -48,14 +52,17 @@ static void pattern_make(void) {
     uint64_t x = 0x9e3779b97f4a7c15u;
     for (size_t i = 0; i < PATTERN_BYTES; i++) {
         x ^= x << 13, x ^= x >> 7, x ^= x << 17;
-        pattern[i] = (uint8_t)(x >> 32);
+        pattern[i] = option.lines ? (uint8_t)('a' + (x >> 32) % 26) : (uint8_t)(x >> 32);
     }
-    memcpy(pattern + PATTERN_BYTES, pattern, CHUNK_BYTES);
+    if (option.lines) {
+        period -= period % (size_t)option.bytes;
+        for (size_t i = (size_t)option.bytes - 1; i < period; i += (size_t)option.bytes) pattern[i] = '\n';
+    }
+    memcpy(pattern + period, pattern, CHUNK_BYTES);
+    for (size_t i = 0; i < period + CHUNK_BYTES; i++) answer[i] = option.lines ? (uint8_t)toupper(pattern[i]) : pattern[i];
 }
 
-static const uint8_t *pattern_at(const struct connection *c, uint64_t offset) {
-    return pattern + (c->start + offset) % PATTERN_BYTES;
-}
+static size_t place(const struct connection *c, uint64_t offset) { return (c->start + offset) % period; }
 
 /* Buckets that grow with their value: 32 to each power of two, so a percentile is right within 3 %. */
 static unsigned bucket_of(uint64_t ns) {
@@ -82,7 +89,8 @@ static double percentile_us(double share) {
 static void connection_open(struct connection *c, int number) {
     c->fd = dial(option.port);
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
-    c->start = (size_t)((uint64_t)number * PATTERN_BYTES / (uint64_t)option.connections);
+    c->start = (size_t)((uint64_t)number * period / (uint64_t)option.connections);
+    if (option.lines) c->start -= c->start % (size_t)option.bytes;
     c->sent_at_ns = calloc((size_t)option.depth, sizeof *c->sent_at_ns);
     if (!c->sent_at_ns) die("calloc");
     struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = c};
@@ -102,7 +110,7 @@ static void connection_fill(struct connection *c) {
     while (c->sent < goal) {
         size_t want = goal - c->sent < CHUNK_BYTES ? (size_t)(goal - c->sent) : CHUNK_BYTES;
         uint64_t now = now_ns();
-        ssize_t n = send(c->fd, pattern_at(c, c->sent), want, MSG_NOSIGNAL);
+        ssize_t n = send(c->fd, pattern + place(c, c->sent), want, MSG_NOSIGNAL);
         if (n < 0 && errno == EAGAIN) return;
         if (n < 0) {
             connection_fail(c, &result.errors);
@@ -134,7 +142,7 @@ static void connection_receive(struct connection *c) {
             connection_fail(c, &result.errors);
             return;
         }
-        if (c->received + (uint64_t)n > c->sent || memcmp(buffer, pattern_at(c, c->received), (size_t)n)) {
+        if (c->received + (uint64_t)n > c->sent || memcmp(buffer, answer + place(c, c->received), (size_t)n)) {
             connection_fail(c, &result.mismatches);
             return;
         }
@@ -153,7 +161,7 @@ static uint64_t in_flight_bytes(const struct connection *connections) {
 
 static void parse(int argc, char **argv) {
     int letter;
-    while ((letter = getopt(argc, argv, "p:c:s:P:w:d:S:")) != -1) switch (letter) {
+    while ((letter = getopt(argc, argv, "p:c:s:P:w:d:S:l")) != -1) switch (letter) {
         case 'p': option.port = atoi(optarg); break;
         case 'c': option.connections = atoi(optarg); break;
         case 's': option.bytes = atoi(optarg); break;
@@ -161,10 +169,15 @@ static void parse(int argc, char **argv) {
         case 'w': option.warmup_s = atof(optarg); break;
         case 'd': option.window_s = atof(optarg); break;
         case 'S': option.server_pid = atoi(optarg); break;
+        case 'l': option.lines = true; break;
         default: exit(2);
         }
     if (option.connections < 1 || option.bytes < 1 || option.depth < 1) {
         fprintf(stderr, "loadgen: -c, -s and -P must be at least 1\n");
+        exit(2);
+    }
+    if (option.lines && option.bytes > CHUNK_BYTES) {
+        fprintf(stderr, "loadgen: with -l, -s must be at most %d\n", CHUNK_BYTES);
         exit(2);
     }
 }
