@@ -372,6 +372,21 @@ def test_node_fits_the_terminal(server: Server, person: Person, columns: int) ->
 
 
 @on_a_terminal
+def test_node_shows_the_threads_of_a_service_in_python(serve: Serve, tmp_path: Path) -> None:
+    server = serve(tcp=("127.0.0.1:0/echo", "127.0.0.1:0/python:tests.integration.shouting:Shout?threads=2"))
+    with Peer(server.ports[1]) as peer:
+        peer.send(b"one\ntwo\n")
+        assert peer.read(8) == b"ONE\nTWO\n"
+        with Person(tmp_path / "home", IOCPD_URL=server.url).terminal("node", columns=80) as terminal:
+            assert terminal.end() == 0
+            lines = [line.split() for line in terminal.text.splitlines()]
+    place = next(number for number, words in enumerate(lines) if words[:2] == ["LISTENER", "THREAD"])
+    threads = sorted(lines[place + 1 : place + 3], key=lambda words: words[2])
+    assert [words[2:5] for words in threads] == [["0", "0", "0"], ["1", "2", "2"]]
+    assert {words[0] for words in threads} == {"1"}
+
+
+@on_a_terminal
 def test_a_drain_asks_shows_how_far_it_is_and_can_be_taken_back(server: Server, person: Person) -> None:
     gone = leaving(server.connect(6))
     with person.terminal("drain", "--rate", "3", "--deadline", "20s") as terminal:

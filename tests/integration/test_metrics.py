@@ -23,7 +23,7 @@ PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool")
 # What a label may be: each has few values, whatever clients do.
 LABELS = {
     "answer", "backend", "by", "code", "le", "listener", "method", "phase", "reason", "route", "service", "status",
-    "version", "worker",
+    "thread", "version", "worker",
 }  # fmt: skip
 
 
@@ -56,7 +56,8 @@ def use(server: Server) -> None:
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed; PROMTOOL may say where it is")
-def test_promtool_has_nothing_to_say(server: Server) -> None:
+def test_promtool_has_nothing_to_say(serve: Serve) -> None:
+    server = serve(tcp=("127.0.0.1:0/echo", "127.0.0.1:0/python:tests.integration.shouting:Shout"))
     use(server)
     text = server.http.get("/metrics").text
     assert PROMTOOL is not None
