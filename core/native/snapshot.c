@@ -2,12 +2,6 @@
 #include "engine.h"
 #include "internal.h"
 
-static bool in_network(const uint8_t *ip, const uint8_t *network, uint32_t prefix) {
-    uint32_t bytes = prefix / 8, bits = prefix % 8;
-    if (memcmp(ip, network, bytes) != 0) return false;
-    return bits == 0 || ((ip[bytes] ^ network[bytes]) & (uint8_t)(0xff00 >> bits)) == 0;
-}
-
 bool filter_matches(const iocpd_filter *filter, const iocpd_connection *row, int64_t now_us) {
     uint32_t fields = filter->fields;
     if (fields & IOCPD_BY_NETWORK && !in_network(row->peer_ip, filter->network, filter->prefix)) return false;
