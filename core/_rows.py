@@ -21,6 +21,7 @@ from .model import (
     By,
     ClosedConnection,
     Connection,
+    DominantAddress,
     DrainProgress,
     EngineInfo,
     Filter,
@@ -34,7 +35,13 @@ from .model import (
 
 # By the engine's numbers. A connection that has ended shows its last state.
 STATES = (State.CLOSING, *State)
-assert (lib.IOCPD_FREE, lib.IOCPD_ARRIVING, lib.IOCPD_OPEN, lib.IOCPD_DRAINING, lib.IOCPD_CLOSING_STATE) == (0, 1, 2, 3, 4)
+assert (lib.IOCPD_FREE, lib.IOCPD_ARRIVING, lib.IOCPD_OPEN, lib.IOCPD_DRAINING, lib.IOCPD_CLOSING_STATE) == (
+    0,
+    1,
+    2,
+    3,
+    4,
+)
 REASONS = (
     None,
     *(Reason(ffi.string(lib.iocpd_reason_name(number)).decode()) for number in range(1, lib.IOCPD_REASON_COUNT)),
@@ -125,7 +132,21 @@ _NO_LABELS: Labels = ({}, ())
 
 
 def _connection(row: Sequence[Any], services: Sequence[str], labels: Labels) -> Connection:
-    token, serial, peer_ip, local_ip, via_ip, peer_port, local_port, via_port, listener, worker, state, reason, *rest = row
+    (
+        token,
+        serial,
+        peer_ip,
+        local_ip,
+        via_ip,
+        peer_port,
+        local_port,
+        via_port,
+        listener,
+        worker,
+        state,
+        reason,
+        *rest,
+    ) = row
     connected_at, active_at, bytes_in, bytes_out, messages_in, messages_out, pending_bytes, _ = rest
     return Connection(
         token,
@@ -256,6 +277,11 @@ def drain_progress(row: Any) -> DrainProgress:
     )
 
 
+def _dominant(row: Any) -> DominantAddress:
+    network = network_text(bytes(row.dominant_ip), row.dominant_prefix)
+    return DominantAddress(network, row.dominant_connections, moment(row.dominant_at_us))
+
+
 def engine_info(row: Any) -> EngineInfo:
     return EngineInfo(
         backend=ffi.string(lib.iocpd_backend_name(row.backend)).decode(),
@@ -267,6 +293,7 @@ def engine_info(row: Any) -> EngineInfo:
         connections=row.connections,
         last_serial=row.last_serial,
         bans=row.bans,
+        dominant_address=_dominant(row) if row.dominances else None,
     )
 
 

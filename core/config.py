@@ -59,7 +59,7 @@ def _networks(field: str, values: object) -> tuple[IPv4Network | IPv6Network, ..
         if not isinstance(value, str | IPv4Network | IPv6Network):
             raise ConfigurationError(field, value, rule)
         try:
-            networks.append(ipaddress.ip_network(value))
+            networks.append(ipaddress.ip_network(str(value)))
         except ValueError as error:
             raise ConfigurationError(field, value, f"{rule} ({error})") from None
     return tuple(networks)
@@ -97,9 +97,9 @@ class ListenerConfig:
         threads: Of a service in Python: each has an instance of it, and a part of the connections.
         inbox_bytes: Of each of these threads: messages that were received and are not handled yet. Above it, and above
             a sixteenth of it for one connection, clients that go on sending wait.
-        proxy_protocol_from: Addresses and networks (CIDR) of balancers, 64 at most. Each of their connections must begin
-            with a PROXY header (version 1 or 2), and counts as the client's that it names: for `peer`, bans, limits and
-            filters. Connections from anywhere else are what they are: a header from there is data like any other.
+        proxy_protocol_from: Addresses and networks (CIDR) of balancers, 64 at most. Each of their connections must
+            begin with a PROXY header (version 1 or 2), and counts as the client's that it names: for `peer`, bans,
+            limits and filters. Connections from elsewhere are what they are: a header from there is data.
         backlog: Connections that the system holds until they are accepted; it may have a lower limit of its own.
         dual_stack: "::" takes IPv4 too. Without meaning for other addresses.
 
@@ -136,7 +136,12 @@ class ListenerConfig:
         _check_int("inbox_bytes", self.inbox_bytes, 4096, _GIB)
         if self.threads != 1 and not self.in_python:
             raise ConfigurationError("threads", self.threads, f"is for a service in Python, not for {self.service}")
-        object.__setattr__(self, "proxy_protocol_from", _networks("proxy_protocol_from", self.proxy_protocol_from))
+        object.__setattr__(self, "proxy_protocol_from", self.balancers)  # a caller's list may change later
+
+    @property
+    def balancers(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """proxy_protocol_from, read."""
+        return _networks("proxy_protocol_from", self.proxy_protocol_from)
 
     @property
     def in_python(self) -> bool:
@@ -157,8 +162,8 @@ class ListenerConfig:
         "127.0.0.1:7000", "[::]:7000/relay?framing=lines&max_bytes=65536" or
         "0.0.0.0:7000/python:chat.rooms:Chat?threads=2".
 
-        The options are threads, inbox_bytes, proxy_protocol_from (with commas between its networks: 10.0.0.0/8,::1), and
-        those of a framing: framing=raw, lines (max_bytes, newline=lf or
+        The options are threads, inbox_bytes, proxy_protocol_from (an address or a network; may be there several times),
+        and those of a framing: framing=raw, lines (max_bytes, newline=lf or
         crlf), length (prefix_bytes, order=big or little, max_bytes), fixed (size) or delimited (delimiter, in which
         %00 stands for a byte, max_bytes).
 
@@ -180,9 +185,8 @@ class ListenerConfig:
             options["threads"] = str(self.threads)
         if self.inbox_bytes != ListenerConfig.__dataclass_fields__["inbox_bytes"].default:
             options["inbox_bytes"] = str(self.inbox_bytes)
-        if self.proxy_protocol_from:
-            options["proxy_protocol_from"] = ",".join(map(str, self.proxy_protocol_from))
-        behind = "?" + "&".join(f"{name}={value}" for name, value in options.items()) if options else ""
+        pairs = [*options.items(), *(("proxy_protocol_from", each) for each in self.proxy_protocol_from)]
+        behind = "?" + "&".join(f"{name}={value}" for name, value in pairs) if pairs else ""
         return f"{host}:{self.port}/{self.service_name}{behind}"
 
 
@@ -198,16 +202,16 @@ def _options(text: str, options: str | None) -> dict[str, Any]:
             raise ConfigurationError(
                 "listener", text, f"must have options as NAME=VALUE, with & between them, not {option!r}"
             )
-        if name in out or name in framing:
+        if name == "proxy_protocol_from":
+            out.setdefault(name, []).append(value)
+        elif name in out or name in framing:
             raise ConfigurationError(name, value, "is there twice")
-        if name in framings.OPTIONS:
+        elif name in framings.OPTIONS:
             framing[name] = value
         elif name in ("threads", "inbox_bytes"):
             if not (value.isascii() and value.isdigit() and len(value) <= 10):
                 raise ConfigurationError(name, value, "must be a whole number")
             out[name] = int(value)
-        elif name == "proxy_protocol_from":
-            out[name] = value.split(",")
         else:
             known = ", ".join(sorted(framings.OPTIONS | {"threads", "inbox_bytes", "proxy_protocol_from"}))
             raise ConfigurationError(name, value, f"is not an option of a listener; these are: {known}")

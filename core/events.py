@@ -28,9 +28,9 @@ class EventKind(enum.StrEnum):
     BAN = "ban"
     UNBAN = "unban"
     DOMINANT_ADDRESS = "dominant_address"
-    """One address has come to hold more than half of all connections, and of a hundred at least: limits by address and bans
-    hit all of them together. Is a balancer or Docker Desktop in front? Then `proxy_protocol_from` helps. It is told once,
-    and again only after the address has held less than a quarter."""
+    """One address has come to hold more than half of all connections, of a hundred at least: limits by address and bans
+    hit all of them together. Is a balancer or Docker Desktop in front? Then `proxy_protocol_from` helps. It is told
+    once, and again only after the address has held less than a quarter."""
 
 
 assert len(EventKind) == lib.IOCPD_EVENT_KINDS

@@ -95,8 +95,8 @@ class Filter:
 
     Attributes:
         ip: The network that the peer's address is in; behind a balancer that names it, the client's. IPv4 peers of a
-            dual-stack listener count as IPv4; all IPv4 peers are also in an IPv6 network that holds their mapped address
-            (::ffff:a.b.c.d), such as ::/0.
+            dual-stack listener count as IPv4; all IPv4 peers are also in an IPv6 network that holds their mapped
+            address (::ffff:a.b.c.d), such as ::/0.
         listener: The listener's place in the configuration, from 0.
         state: The state now.
         older_than: Seconds since it connected, at least.
@@ -310,6 +310,21 @@ class DrainProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class DominantAddress:
+    """An address that had come to hold more than half of all connections; see EventKind.DOMINANT_ADDRESS.
+
+    Attributes:
+        network: The address, or for IPv6 its /64.
+        connections: How many it held then.
+        at: When it came to that.
+    """
+
+    network: str
+    connections: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What runs.
 
@@ -323,6 +338,7 @@ class EngineInfo:
         connections: Connections now.
         last_serial: The serial of the newest connection, so the number of all that were accepted.
         bans: Bans that are in force or have run out and not been lifted.
+        dominant_address: The last address that had come to hold most of the connections, or None.
     """
 
     backend: str
@@ -334,6 +350,7 @@ class EngineInfo:
     connections: int
     last_serial: int
     bans: int
+    dominant_address: DominantAddress | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,8 +413,8 @@ class ListenerStats:
         refused_limit: Refused because of `max_connections`.
         refused_memory: Refused for want of memory or a free slot.
         refused_gone: The client had left before it was taken over.
-        refused_banned: Refused because of a ban. Who is refused after a PROXY header, for this reason or one of the next
-            three, was accepted too.
+        refused_banned: Refused because of a ban. Who is refused after a PROXY header, for this reason or one of the
+            next three, was accepted too.
         refused_address_limit: Refused because of `max_connections_per_address`.
         refused_address_rate: Refused because of `accepts_per_s_per_address`.
         refused_rate: Refused because of `accepts_per_s`.

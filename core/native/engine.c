@@ -201,7 +201,8 @@ static void let_in(struct iocpd_engine *engine, struct listener *listener, const
         }
         return;
     }
-    if (engine_enter(engine, listener, event->peer.ip, &visitor) == GATE_ADMITTED) hand_on(engine, listener, event, visitor, false);
+    if (engine_enter(engine, listener, event->peer.ip, &visitor) == GATE_ADMITTED)
+        hand_on(engine, listener, event, visitor, false);
     else refuse(event->accepted);
 }
 
@@ -316,6 +317,7 @@ static void unwind(iocpd_engine *engine) {
         platform_mutex_destroy(&engine->notes_mutex);
     }
     gate_destroy(&engine->gate);
+    ring_destroy(&engine->dominances);
     ring_destroy(&engine->notes);
     ring_destroy(&engine->note_texts);
     memory_free(engine->workers);
@@ -353,6 +355,7 @@ static int32_t build(iocpd_engine *engine, const iocpd_config *config, iocpd_pro
     engine->listeners = memory_new((config->listener_count + 1) * sizeof *engine->listeners);
     engine->workers = memory_new(config->workers * sizeof *engine->workers);
     bool rings = engine->listeners && engine->workers && !gate_init(&engine->gate, config) &&
+                 !ring_init(&engine->dominances, sizeof(struct event_record), 1) &&
                  !ring_init(&engine->notes, sizeof(struct event_record), config->event_capacity) &&
                  !ring_init(&engine->note_texts, IOCPD_TEXT_BYTES, config->event_capacity);
     if (!rings) return problem_set(problem, IOCPD_NO_MEMORY, 0, "no memory");

@@ -22,7 +22,7 @@ enum {
     IOCPD_PROBLEM_BYTES = 200,
     IOCPD_PREFIX_BYTES = 16,
     IOCPD_ROW_JSON_BYTES = 1024, /* without labels */
-    IOCPD_SERVICE_BYTES = 128,  /* of a listener's service name, with the end mark */
+    IOCPD_SERVICE_BYTES = 128,   /* of a listener's service name, with the end mark */
     IOCPD_DELIMITER_BYTES = 16,
     IOCPD_FRAME_BYTES_MAX = 67108864, /* of one message */
     IOCPD_SERVICE_THREADS_MAX = 64,   /* of one listener */
@@ -179,7 +179,7 @@ typedef struct iocpd_limits {
 
 typedef struct iocpd_connection {
     uint64_t token;
-    uint64_t serial; /* in the order of accept, from 1 */
+    uint64_t serial;     /* in the order of accept, from 1 */
     uint8_t peer_ip[16]; /* the client's, if a PROXY header has said it */
     uint8_t local_ip[16];
     uint8_t via_ip[16]; /* who has sent that header; all 0: there was none */
@@ -454,6 +454,11 @@ typedef struct iocpd_info {
     uint64_t connections;
     uint64_t last_serial;
     uint64_t bans;
+    uint64_t dominances; /* how often IOCPD_EVENT_DOMINANT_ADDRESS was told; what follows is of the last time */
+    int64_t dominant_at_us;
+    uint8_t dominant_ip[16];
+    uint32_t dominant_prefix;
+    uint64_t dominant_connections;
 } iocpd_info;
 
 /* What a service in Python is told, in this order for each connection. */

@@ -33,6 +33,7 @@ void event_dominant(struct worker *worker, const struct visitor *visitor) {
                                   .prefix = gate_visitor_prefix(visitor->address)};
     memcpy(record.ip, visitor->address, 16);
     ring_write(&worker->events, &record, sizeof record);
+    ring_write(&worker->engine->dominances, &record, sizeof record);
 }
 
 void iocpd_event_note(iocpd_engine *engine, int32_t kind, const uint8_t *network, uint32_t prefix, const char *text) {

@@ -15,7 +15,8 @@ struct worker;
 struct event_record {
     int64_t at_us;
     uint64_t token;
-    uint64_t detail; /* DISCONNECTED: the number of the closed record; SLOW_CONSUMER: pending bytes; DOMINANT_ADDRESS: connections */
+    uint64_t
+        detail; /* DISCONNECTED: the number of the closed record; SLOW_CONSUMER: pending bytes; DOMINANT_ADDRESS: connections */
     uint8_t ip[16], via_ip[16];
     uint32_t prefix;
     uint16_t port, via_port, listener;

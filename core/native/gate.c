@@ -226,7 +226,8 @@ void gate_leave(struct visitor *visitor) {
 
 bool gate_dominates(struct gate *gate, const struct visitor *visitor, uint64_t total) {
     if (gate->dominant && (uint64_t)u32_load(&gate->dominant->connections) * 4 < total) gate->dominant = NULL;
-    if (visitor == gate->dominant || total < DOMINANT_LEAST || (uint64_t)u32_load(&visitor->connections) * 2 <= total) return false;
+    if (visitor == gate->dominant || total < DOMINANT_LEAST || (uint64_t)u32_load(&visitor->connections) * 2 <= total)
+        return false;
     gate->dominant = visitor;
     return true;
 }

@@ -38,7 +38,7 @@ struct gate {
 
     struct visitor **visitors;
     uint32_t visitor_buckets, visitor_count, sweep_at;
-    int64_t allowance_ns; /* of all together */
+    int64_t allowance_ns;           /* of all together */
     const struct visitor *dominant; /* has, or had lately, most of the connections; NULL: nobody has */
 };
 

@@ -55,7 +55,8 @@ struct iocpd_engine {
     uint32_t listener_count;
     struct worker *workers;
     uint32_t worker_count;
-    struct gate gate; /* worker 0's */
+    struct gate gate;       /* worker 0's */
+    struct ring dominances; /* struct event_record, for who does not read all events: worker 0 writes, and the last one stays */
     struct python_thread *service_threads;
     uint32_t service_thread_count;
 

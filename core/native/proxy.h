@@ -1,5 +1,5 @@
-/* proxy.h: the header of the PROXY protocol, with which a balancer says whose connection it passes on: version 1 in text, version 2
- * in binary form. See proxy-protocol.txt of HAProxy.
+/* proxy.h: the header of the PROXY protocol, with which a balancer says whose connection it passes on: version 1 in text, version
+ * 2 in binary form. See proxy-protocol.txt of HAProxy.
  *
  * Pure functions over bytes: they allocate nothing and keep nothing.
  */

@@ -23,6 +23,7 @@ from iocpd.api.client.models.events import Event, EventData, EventKind
 from iocpd.api.client.models.node import (
     Backend,
     Change,
+    DominantAddress,
     Drain,
     Limits,
     Listener,
@@ -50,6 +51,7 @@ __all__ = [
     "Connection",
     "ConnectionDetail",
     "ConnectionPage",
+    "DominantAddress",
     "Drain",
     "Event",
     "EventData",
