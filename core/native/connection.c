@@ -284,6 +284,17 @@ static void received_error(struct connection *connection, enum port_error error,
     connection_terminate(connection, reason, true);
 }
 
+/* What comes before a connection is open, or after. */
+static void received_outside(struct connection *connection, struct buffer *buffer) {
+    if (connection->state == IOCPD_ARRIVING) {
+        arrival_received(connection, buffer);
+        if (connection->flags & CONNECTION_PAUSES) receive_update(connection);
+    } else {
+        u64_bump(&connection->worker->discarded_bytes, buffer->bytes);
+        buffer_free(buffer);
+    }
+}
+
 void connection_received(struct connection *connection, const struct port_event *event) {
     struct worker *worker = connection->worker;
     if (event->buffer) {
@@ -296,12 +307,8 @@ void connection_received(struct connection *connection, const struct port_event 
             u64_bump(&worker->messages_in, listener->messages_per_receive);
             listener->received(connection, event->buffer);
             if (connection->flags & CONNECTION_PAUSES) receive_update(connection);
-        } else if (connection->state == IOCPD_ARRIVING) {
-            arrival_received(connection, event->buffer);
-            if (connection->flags & CONNECTION_PAUSES) receive_update(connection);
         } else {
-            u64_bump(&worker->discarded_bytes, event->bytes);
-            buffer_free(event->buffer);
+            received_outside(connection, event->buffer);
         }
     }
     if (!event->final) return;
