@@ -36,8 +36,7 @@ static enum proxy_answer read_text(const uint8_t *data, uint32_t bytes, struct p
     line[length] = 0;
     header->bytes = (uint32_t)length + 2;
     header->has_client = false;
-    if (strncmp(line, "PROXY UNKNOWN", 13) == 0)
-        return line[13] == 0 || line[13] == ' ' || length == 13 ? PROXY_HEADER : PROXY_INVALID;
+    if (strncmp(line, "PROXY UNKNOWN", 13) == 0) return length == 13 || line[13] == ' ' ? PROXY_HEADER : PROXY_INVALID;
     if (strlen(line) != length) return PROXY_INVALID;
     while (count < 6 && (words[count] = strsep(&rest, " "))) count++;
     if (count < 6 || rest) return PROXY_INVALID;
