@@ -1,10 +1,12 @@
 /* connection.h: per-socket data: the state machine, the send queue, the counters of one connection.
  *
- *   (ARRIVING ─►) OPEN ──────► DRAINING ──────────► CLOSING ──────────► FREE
+ *   OPEN ──────────► DRAINING ──────────► CLOSING ──────────► FREE
  *         drain:               terminate:            the last final event:
  *         flush, SD_SEND,      cancel what is        close the socket, write the closed
  *         read to the end      outstanding           record, tell who waits
  *         or a deadline
+ *
+ * A connection that begins with a PROXY header is ARRIVING before it is OPEN: see arrival.h.
  *
  * Only the worker that owns a connection calls these functions. The fields that listings read are atomic; those that say who
  * the connection is are written under `sequence`, odd while they change (table_read).

@@ -41,7 +41,7 @@ enum iocpd_status {
     IOCPD_BUSY,        /* a queue between threads is at its bound; nothing was done */
     IOCPD_UNKNOWN,     /* no connection ever had this token */
     IOCPD_ENDED,       /* the connection has left the table */
-    IOCPD_CLOSING,     /* it is draining or closing and takes nothing more */
+    IOCPD_CLOSING,     /* it is draining or closing and takes nothing more, or arriving and takes nothing yet */
     IOCPD_QUEUE_FULL,  /* its send queue is at its hard limit */
     IOCPD_STOPPED,     /* the engine is stopping or has stopped */
     IOCPD_CONFLICT,    /* a drain is under way, or none is; the labels are not those that were read */
