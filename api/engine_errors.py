@@ -36,7 +36,7 @@ def to_problem(context: Context, error: EngineError) -> Problem:
             detail = f"{name} {ended_text(error.closed)}"
             return Problem(problems.CONNECTION_ENDED, detail, extra={"closed": closed_row(error.closed, instance)})
         case ConnectionClosing():
-            detail = f"{instance.encode(error.id)} is on its way out and takes nothing more"
+            detail = f"{instance.encode(error.id)} is on its way out, or still arriving, and takes nothing"
             return Problem(problems.CONNECTION_CLOSING, detail)
         case SendQueueFull():
             limit = context.settings.send_hard_bytes

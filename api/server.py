@@ -33,6 +33,7 @@ from iocpd.api.keys import KeyFileError
 from iocpd.api.metrics.requests import RequestMetrics
 from iocpd.api.node.reload import reload
 from iocpd.api.node.service import describe_reload, drain
+from iocpd.api.node.watch import watch_addresses
 from iocpd.api.settings import HttpAddress, Settings, SettingsError, is_loopback, read_again
 from iocpd.api.supervisor import Supervisor
 from iocpd.api.version import version
@@ -118,6 +119,7 @@ class _Service:
         self._note("start", f"process {os.getpid()}", detail=f"iocpd {version()}, {self._engine.info().backend}")
         server = HttpServer(self._app, self._context.settings, self._metrics)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
+        watching = asyncio.create_task(watch_addresses(self._engine))
         if await _happens(server.ready, unless=serving):
             # What exists now stays; without it, a collection while somebody lists connections has little to look
             # through.
@@ -129,6 +131,7 @@ class _Service:
             _log.error("the HTTP server has ended by itself")
             self._begin_stop("no API")
         self._supervisor.stopping()
+        watching.cancel()
         status = await self._join()
         server.should_exit = True
         await serving

@@ -21,6 +21,7 @@ from .model import (
     By,
     ClosedConnection,
     Connection,
+    DominantAddress,
     DrainProgress,
     EngineInfo,
     Filter,
@@ -33,8 +34,14 @@ from .model import (
 )
 
 # By the engine's numbers. A connection that has ended shows its last state.
-STATES = (State.CLOSING, State.OPEN, State.DRAINING, State.CLOSING)
-assert (lib.IOCPD_OPEN, lib.IOCPD_DRAINING, lib.IOCPD_CLOSING_STATE, lib.IOCPD_FREE) == (1, 2, 3, 0)
+STATES = (State.CLOSING, *State)
+assert (lib.IOCPD_FREE, lib.IOCPD_ARRIVING, lib.IOCPD_OPEN, lib.IOCPD_DRAINING, lib.IOCPD_CLOSING_STATE) == (
+    0,
+    1,
+    2,
+    3,
+    4,
+)
 REASONS = (
     None,
     *(Reason(ffi.string(lib.iocpd_reason_name(number)).decode()) for number in range(1, lib.IOCPD_REASON_COUNT)),
@@ -73,6 +80,8 @@ def struct_format(ctype: Any) -> str:
 
 CONNECTION = struct.Struct("=" + struct_format(ffi.typeof("iocpd_connection")))
 CLOSED = struct.Struct("=" + struct_format(ffi.typeof("iocpd_closed")))
+_NAMES = [name for name, _ in ffi.typeof("iocpd_connection").fields]
+_MEMBERS, _REASON, _LABELS = len(_NAMES), _NAMES.index("reason"), _NAMES.index("labels")
 assert (CONNECTION.size, CLOSED.size) == (ffi.sizeof("iocpd_connection"), ffi.sizeof("iocpd_closed"))
 
 
@@ -113,12 +122,31 @@ def moment_or_none(microseconds: int) -> datetime | None:
     return moment(microseconds) if microseconds else None
 
 
+def via(address: bytes, port: int) -> tuple[str, int] | None:
+    """A balancer's address and port; None: there is none."""
+    return (address_text(address), port) if port or any(address) else None
+
+
 Labels = tuple[dict[str, str], tuple[str, ...]]
 _NO_LABELS: Labels = ({}, ())
 
 
 def _connection(row: Sequence[Any], services: Sequence[str], labels: Labels) -> Connection:
-    token, serial, peer_ip, local_ip, peer_port, local_port, listener, worker, state, reason, *rest = row
+    (
+        token,
+        serial,
+        peer_ip,
+        local_ip,
+        via_ip,
+        peer_port,
+        local_port,
+        via_port,
+        listener,
+        worker,
+        state,
+        reason,
+        *rest,
+    ) = row
     connected_at, active_at, bytes_in, bytes_out, messages_in, messages_out, pending_bytes, _ = rest
     return Connection(
         token,
@@ -129,6 +157,7 @@ def _connection(row: Sequence[Any], services: Sequence[str], labels: Labels) -> 
         STATES[state],
         REASONS[reason],
         (address_text(peer_ip), peer_port),
+        via(via_ip, via_port),
         (address_text(local_ip), local_port),
         _EPOCH + timedelta(0, 0, connected_at),
         _EPOCH + timedelta(0, 0, active_at),
@@ -142,10 +171,10 @@ def _connection(row: Sequence[Any], services: Sequence[str], labels: Labels) -> 
 
 
 def _closed(row: Sequence[Any], services: Sequence[str], labels: Labels) -> ClosedConnection:
-    closed_serial, closed_at, _, os_error, text = row[18:]
-    reason = row[9]
+    closed_serial, closed_at, _, os_error, text = row[_MEMBERS:]
+    reason = row[_REASON]
     return ClosedConnection(
-        _connection(row[:18], services, labels),
+        _connection(row[:_MEMBERS], services, labels),
         closed_serial,
         moment(closed_at),
         REASONS[reason] or Reason.IO_ERROR,
@@ -160,7 +189,7 @@ def connections(rows: Any, count: int, services: Sequence[str], labels_of: Calla
     if not count:
         return []
     return [
-        _connection(row, services, labels.from_json(labels_of(row[0])) if row[17] else _NO_LABELS)
+        _connection(row, services, labels.from_json(labels_of(row[0])) if row[_LABELS] else _NO_LABELS)
         for row in CONNECTION.iter_unpack(ffi.buffer(rows, count * CONNECTION.size))
     ]
 
@@ -172,7 +201,7 @@ def closed_connections(
     if not count:
         return []
     return [
-        _closed(row, services, labels.from_json(labels_of(rows + number)) if row[17] else _NO_LABELS)
+        _closed(row, services, labels.from_json(labels_of(rows + number)) if row[_LABELS] else _NO_LABELS)
         for number, row in enumerate(CLOSED.iter_unpack(ffi.buffer(rows, count * CLOSED.size)))
     ]
 
@@ -248,6 +277,11 @@ def drain_progress(row: Any) -> DrainProgress:
     )
 
 
+def _dominant(row: Any) -> DominantAddress:
+    network = network_text(bytes(row.dominant_ip), row.dominant_prefix)
+    return DominantAddress(network, row.dominant_connections, moment(row.dominant_at_us))
+
+
 def engine_info(row: Any) -> EngineInfo:
     return EngineInfo(
         backend=ffi.string(lib.iocpd_backend_name(row.backend)).decode(),
@@ -259,6 +293,7 @@ def engine_info(row: Any) -> EngineInfo:
         connections=row.connections,
         last_serial=row.last_serial,
         bans=row.bans,
+        dominant_address=_dominant(row) if row.dominances else None,
     )
 
 

@@ -297,6 +297,9 @@ def _start(config: EngineConfig, plans: list[Plan | None]) -> Any:
             row.framing = struct_of(plan.framing)[0]
             row.threads, row.inbox_bytes, row.concurrent = listener.threads, listener.inbox_bytes, plan.concurrent
         row.name = listener.service_name.encode()
+        row.proxy_from_count = len(listener.balancers)
+        for place, network in zip(row.proxy_from, listener.balancers, strict=False):
+            place.ip, place.prefix = _rows.network_bytes(network)
 
     native = ffi.new("iocpd_config *")
     native.backend = BACKENDS.index(config.backend)

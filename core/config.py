@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from . import framing as framings
@@ -38,11 +40,29 @@ _LISTENER = re.compile(
 _PYTHON = re.compile(r"python:[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_.]*")
 _NAME_MAX = 127
 SERVICE_THREADS_MAX = 64
+PROXY_NETWORKS_MAX = 64
 
 
 def _check_int(field: str, value: int, least: int, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ConfigurationError(field, value, f"must be a whole number from {least} to {most}")
+
+
+def _networks(field: str, values: object) -> tuple[IPv4Network | IPv6Network, ...]:
+    rule = "must be addresses or networks, such as 10.0.0.0/8 or 2001:db8::1"
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise ConfigurationError(field, values, f"{rule}: a list of them")
+    if len(values) > PROXY_NETWORKS_MAX:
+        raise ConfigurationError(field, len(values), f"must be {PROXY_NETWORKS_MAX} of them at most: join some of them")
+    networks = []
+    for value in values:
+        if not isinstance(value, str | IPv4Network | IPv6Network):
+            raise ConfigurationError(field, value, rule)
+        try:
+            networks.append(ipaddress.ip_network(str(value)))
+        except ValueError as error:
+            raise ConfigurationError(field, value, f"{rule} ({error})") from None
+    return tuple(networks)
 
 
 def _check_choice(field: str, value: str, choices: Sequence[str]) -> None:
@@ -77,6 +97,9 @@ class ListenerConfig:
         threads: Of a service in Python: each has an instance of it, and a part of the connections.
         inbox_bytes: Of each of these threads: messages that were received and are not handled yet. Above it, and above
             a sixteenth of it for one connection, clients that go on sending wait.
+        proxy_protocol_from: Addresses and networks (CIDR) of balancers, 64 at most. Each of their connections must
+            begin with a PROXY header (version 1 or 2), and counts as the client's that it names: for `peer`, bans,
+            limits and filters. Connections from elsewhere are what they are: a header from there is data.
         backlog: Connections that the system holds until they are accepted; it may have a lower limit of its own.
         dual_stack: "::" takes IPv4 too. Without meaning for other addresses.
 
@@ -92,6 +115,7 @@ class ListenerConfig:
     framing: Framing | None = None
     threads: int = 1
     inbox_bytes: int = 4 * 1024 * 1024
+    proxy_protocol_from: Sequence[str | IPv4Network | IPv6Network] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.host, str) or not self.host or not self.host.isprintable() or " " in self.host:
@@ -112,6 +136,12 @@ class ListenerConfig:
         _check_int("inbox_bytes", self.inbox_bytes, 4096, _GIB)
         if self.threads != 1 and not self.in_python:
             raise ConfigurationError("threads", self.threads, f"is for a service in Python, not for {self.service}")
+        object.__setattr__(self, "proxy_protocol_from", self.balancers)  # a caller's list may change later
+
+    @property
+    def balancers(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """proxy_protocol_from, read."""
+        return _networks("proxy_protocol_from", self.proxy_protocol_from)
 
     @property
     def in_python(self) -> bool:
@@ -132,7 +162,8 @@ class ListenerConfig:
         "127.0.0.1:7000", "[::]:7000/relay?framing=lines&max_bytes=65536" or
         "0.0.0.0:7000/python:chat.rooms:Chat?threads=2".
 
-        The options are threads, inbox_bytes, and those of a framing: framing=raw, lines (max_bytes, newline=lf or
+        The options are threads, inbox_bytes, proxy_protocol_from (an address or a network; may be there several times),
+        and those of a framing: framing=raw, lines (max_bytes, newline=lf or
         crlf), length (prefix_bytes, order=big or little, max_bytes), fixed (size) or delimited (delimiter, in which
         %00 stands for a byte, max_bytes).
 
@@ -154,7 +185,8 @@ class ListenerConfig:
             options["threads"] = str(self.threads)
         if self.inbox_bytes != ListenerConfig.__dataclass_fields__["inbox_bytes"].default:
             options["inbox_bytes"] = str(self.inbox_bytes)
-        behind = "?" + "&".join(f"{name}={value}" for name, value in options.items()) if options else ""
+        pairs = [*options.items(), *(("proxy_protocol_from", each) for each in self.proxy_protocol_from)]
+        behind = "?" + "&".join(f"{name}={value}" for name, value in pairs) if pairs else ""
         return f"{host}:{self.port}/{self.service_name}{behind}"
 
 
@@ -170,16 +202,18 @@ def _options(text: str, options: str | None) -> dict[str, Any]:
             raise ConfigurationError(
                 "listener", text, f"must have options as NAME=VALUE, with & between them, not {option!r}"
             )
-        if name in out or name in framing:
+        if name == "proxy_protocol_from":
+            out.setdefault(name, []).append(value)
+        elif name in out or name in framing:
             raise ConfigurationError(name, value, "is there twice")
-        if name in framings.OPTIONS:
+        elif name in framings.OPTIONS:
             framing[name] = value
         elif name in ("threads", "inbox_bytes"):
             if not (value.isascii() and value.isdigit() and len(value) <= 10):
                 raise ConfigurationError(name, value, "must be a whole number")
             out[name] = int(value)
         else:
-            known = ", ".join(sorted(framings.OPTIONS | {"threads", "inbox_bytes"}))
+            known = ", ".join(sorted(framings.OPTIONS | {"threads", "inbox_bytes", "proxy_protocol_from"}))
             raise ConfigurationError(name, value, f"is not an option of a listener; these are: {known}")
     if framing:
         out["framing"] = framings.from_options(framing)

@@ -110,14 +110,14 @@ class ConnectionEnded(EngineError):
 
 
 class ConnectionClosing(EngineError):
-    """The connection is draining or closing and takes nothing more.
+    """The connection is draining or closing and takes nothing more; or it is still arriving and takes nothing yet.
 
     Attributes:
         id: The connection's id.
     """
 
     def __init__(self, id: int) -> None:
-        super().__init__(f"connection {id} is closing and takes nothing more")
+        super().__init__(f"connection {id} is closing, or has not sent its PROXY header yet, and takes nothing")
         self.id = id
 
 

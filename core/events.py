@@ -27,6 +27,10 @@ class EventKind(enum.StrEnum):
     """The drain's phase has changed."""
     BAN = "ban"
     UNBAN = "unban"
+    DOMINANT_ADDRESS = "dominant_address"
+    """One address has come to hold more than half of all connections, of a hundred at least: limits by address and bans
+    hit all of them together. Is a balancer or Docker Desktop in front? Then `proxy_protocol_from` helps. It is told
+    once, and again only after the address has held less than a quarter."""
 
 
 assert len(EventKind) == lib.IOCPD_EVENT_KINDS
@@ -67,11 +71,13 @@ class Event:
         listener: The connection's.
         worker: The connection's.
         peer: The connection's.
+        via: The connection's.
         reason: disconnected: why.
         by: disconnected: who began the end.
         text: disconnected: what was said with a kick; ban and unban: what was said with it.
         phase: drain: the new one.
-        network: ban and unban: the address or CIDR block.
+        network: ban and unban: the address or CIDR block; dominant_address: the address, or for IPv6 its /64.
+        connections: dominant_address: how many it holds.
         bytes_in: disconnected.
         bytes_out: disconnected.
         messages_in: disconnected.
@@ -86,11 +92,13 @@ class Event:
     listener: int | None = None
     worker: int | None = None
     peer: tuple[str, int] | None = None
+    via: tuple[str, int] | None = None
     reason: Reason | None = None
     by: By | None = None
     text: str = ""
     phase: Phase | None = None
     network: str | None = None
+    connections: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     messages_in: int = 0
@@ -148,6 +156,9 @@ def _event(row: Any, position: EventPosition, workers: int) -> Event:
     ip = bytes(row.ip)
     if kind in (EventKind.BAN, EventKind.UNBAN):
         return Event(kind=kind, at=at, position=position, network=_rows.network_text(ip, row.prefix), text=text)
+    if kind is EventKind.DOMINANT_ADDRESS:
+        network = _rows.network_text(ip, row.prefix)
+        return Event(kind=kind, at=at, position=position, network=network, connections=row.connections)
     ended = kind is EventKind.DISCONNECTED
     return Event(
         kind=kind,
@@ -157,6 +168,7 @@ def _event(row: Any, position: EventPosition, workers: int) -> Event:
         listener=row.listener,
         worker=row.ring,
         peer=(_rows.address_text(ip), row.port),
+        via=_rows.via(bytes(row.via_ip), row.via_port),
         reason=_rows.REASONS[row.reason] if ended else None,
         by=_rows.BY[row.reason] if ended else None,
         text=text,

@@ -24,6 +24,7 @@ MEMBERS = {
         "state",
         "reason",
         "peer",
+        "via",
         "local",
         "connected_at",
         "last_activity_at",

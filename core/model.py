@@ -17,6 +17,8 @@ from .labels import check_group, check_tag
 class State(enum.StrEnum):
     """Where a connection is in its life."""
 
+    ARRIVING = "arriving"
+    """It comes from a balancer, and its PROXY header has not come whole, or its client is not let in yet."""
     OPEN = "open"
     DRAINING = "draining"
     """What is queued is sent, then the end of the stream; nothing new is taken."""
@@ -54,6 +56,16 @@ class Reason(enum.StrEnum):
     """A service in Python has closed it."""
     SERVICE_ERROR = "service_error"
     """A handler of a service in Python has raised an exception."""
+    PROXY_HEADER_INVALID = "proxy_header_invalid"
+    """A balancer has begun with something else than a PROXY header."""
+    PROXY_HEADER_TIMEOUT = "proxy_header_timeout"
+    """A balancer's PROXY header did not come whole within `first_byte_timeout`, or 30 seconds if that is 0."""
+    ADDRESS_LIMIT = "address_limit"
+    """The client that its PROXY header names is at `max_connections_per_address`."""
+    ADDRESS_RATE = "address_rate"
+    """The same with `accepts_per_s_per_address`."""
+    ACCEPT_RATE = "accept_rate"
+    """The same with `accepts_per_s`."""
 
 
 class Phase(enum.StrEnum):
@@ -82,8 +94,9 @@ class Filter:
     """Which connections: all fields that are given must match; without any, all connections do.
 
     Attributes:
-        ip: The network that the peer's address is in. IPv4 peers of a dual-stack listener count as IPv4; all IPv4 peers
-            are also in an IPv6 network that holds their mapped address (::ffff:a.b.c.d), such as ::/0.
+        ip: The network that the peer's address is in; behind a balancer that names it, the client's. IPv4 peers of a
+            dual-stack listener count as IPv4; all IPv4 peers are also in an IPv6 network that holds their mapped
+            address (::ffff:a.b.c.d), such as ::/0.
         listener: The listener's place in the configuration, from 0.
         state: The state now.
         older_than: Seconds since it connected, at least.
@@ -151,7 +164,9 @@ class Connection(NamedTuple):
         service: The listener's service.
         state: The state now.
         reason: Why it is on its way out; None while it is open.
-        peer: The client's address and port. IPv4 is shown as IPv4 also where the listener is dual stack.
+        peer: The client's address and port. IPv4 is shown as IPv4 also where the listener is dual stack. While it is
+            arriving, the balancer's.
+        via: The address and port of the balancer whose PROXY header has named the client, or None.
         local: This side's address and port.
         connected_at: When it was accepted.
         last_activity_at: When the last byte came or went.
@@ -172,6 +187,7 @@ class Connection(NamedTuple):
     state: State
     reason: Reason | None
     peer: tuple[str, int]
+    via: tuple[str, int] | None
     local: tuple[str, int]
     connected_at: datetime
     last_activity_at: datetime
@@ -294,6 +310,21 @@ class DrainProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class DominantAddress:
+    """An address that had come to hold more than half of all connections; see EventKind.DOMINANT_ADDRESS.
+
+    Attributes:
+        network: The address, or for IPv6 its /64.
+        connections: How many it held then.
+        at: When it came to that.
+    """
+
+    network: str
+    connections: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What runs.
 
@@ -307,6 +338,7 @@ class EngineInfo:
         connections: Connections now.
         last_serial: The serial of the newest connection, so the number of all that were accepted.
         bans: Bans that are in force or have run out and not been lifted.
+        dominant_address: The last address that had come to hold most of the connections, or None.
     """
 
     backend: str
@@ -318,6 +350,7 @@ class EngineInfo:
     connections: int
     last_serial: int
     bans: int
+    dominant_address: DominantAddress | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +413,8 @@ class ListenerStats:
         refused_limit: Refused because of `max_connections`.
         refused_memory: Refused for want of memory or a free slot.
         refused_gone: The client had left before it was taken over.
-        refused_banned: Refused because of a ban.
+        refused_banned: Refused because of a ban. Who is refused after a PROXY header, for this reason or one of the
+            next three, was accepted too.
         refused_address_limit: Refused because of `max_connections_per_address`.
         refused_address_rate: Refused because of `accepts_per_s_per_address`.
         refused_rate: Refused because of `accepts_per_s`.

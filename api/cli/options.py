@@ -90,7 +90,8 @@ class Which:
         int | None, typer.Option("--listener", metavar="N", help="the listener's id", rich_help_panel=_FILTER)
     ] = None
     state: Annotated[
-        str | None, typer.Option("--state", metavar="STATE", help="open, draining, closing", rich_help_panel=_FILTER)
+        str | None,
+        typer.Option("--state", metavar="STATE", help="arriving, open, draining, closing", rich_help_panel=_FILTER),
     ] = None
     group: Annotated[
         str | None, typer.Option("--group", metavar="NAME", help="is in this group", rich_help_panel=_FILTER)

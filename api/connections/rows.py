@@ -10,6 +10,11 @@ from iocpd.api.identity import Instance
 from iocpd.core import ClosedConnection, Connection
 
 
+def endpoint_row(endpoint: tuple[str, int] | None) -> dict[str, Any] | None:
+    """One end of a connection, if it has it."""
+    return {"ip": endpoint[0], "port": endpoint[1]} if endpoint else None
+
+
 def connection_row(connection: Connection, instance: Instance) -> dict[str, Any]:
     """A connection, with the members of schemas.ConnectionView and in their order."""
     return {
@@ -18,8 +23,9 @@ def connection_row(connection: Connection, instance: Instance) -> dict[str, Any]
         "service": connection.service,
         "state": connection.state,
         "reason": connection.reason,
-        "peer": {"ip": connection.peer[0], "port": connection.peer[1]},
-        "local": {"ip": connection.local[0], "port": connection.local[1]},
+        "peer": endpoint_row(connection.peer),
+        "via": endpoint_row(connection.via),
+        "local": endpoint_row(connection.local),
         "connected_at": connection.connected_at,
         "last_activity_at": connection.last_activity_at,
         "bytes_in": connection.bytes_in,

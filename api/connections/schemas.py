@@ -124,7 +124,10 @@ class ConnectionFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    ip: Network | None = Field(default=None, description="the peer's address, or the CIDR block that it is in")
+    ip: Network | None = Field(
+        default=None,
+        description="the peer's address, or the CIDR block that it is in; not a balancer's before the peer",
+    )
     listener: Annotated[int, Field(ge=0, le=65535)] | None = Field(
         default=None, description="`id` in GET /v1/listeners"
     )
@@ -283,6 +286,7 @@ _ROW: JsonDict = {
     "state": "open",
     "reason": None,
     "peer": {"ip": "192.0.2.7", "port": 40962},
+    "via": None,
     "local": {"ip": "192.0.2.1", "port": 7000},
     "connected_at": "2025-01-31T11:42:00Z",
     "last_activity_at": "2025-01-31T11:59:58.25Z",
@@ -316,7 +320,10 @@ class ConnectionView(BaseModel):
     service: str = Field(examples=["echo"])
     state: State
     reason: Reason | None = Field(description="why it is on its way out; null while it is open")
-    peer: Endpoint
+    peer: Endpoint = Field(description="the client; while the connection is arriving, the balancer")
+    via: Endpoint | None = Field(
+        description="the balancer whose PROXY header has named the peer; null: the peer has connected itself"
+    )
     local: Endpoint
     connected_at: datetime
     last_activity_at: datetime = Field(description="when something was last received or sent")
@@ -360,6 +367,9 @@ class ClosedConnectionView(BaseModel):
     listener: int
     service: str
     peer: Endpoint
+    via: Endpoint | None = Field(
+        description="the balancer whose PROXY header has named the peer; null: the peer has connected itself"
+    )
     local: Endpoint
     connected_at: datetime
     last_activity_at: datetime

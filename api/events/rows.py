@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from iocpd.api.connections.rows import endpoint_row
 from iocpd.api.identity import Instance
 from iocpd.core import Event, EventKind
 
@@ -13,13 +14,15 @@ def event_row(event: Event, instance: Instance) -> dict[str, Any]:
         return row | {"phase": event.phase}
     if event.kind in (EventKind.BAN, EventKind.UNBAN):
         return row | {"address": event.network, "text": event.text}
+    if event.kind is EventKind.DOMINANT_ADDRESS:
+        return row | {"address": event.network, "connections": event.connections}
     assert event.id is not None  # the others are of a connection
-    assert event.peer is not None
     row |= {
         "id": instance.encode(event.id),
         "listener": event.listener,
         "worker": event.worker,
-        "peer": {"ip": event.peer[0], "port": event.peer[1]},
+        "peer": endpoint_row(event.peer),
+        "via": endpoint_row(event.via),
     }
     match event.kind:
         case EventKind.SLOW_CONSUMER:

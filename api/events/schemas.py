@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from iocpd.api.connections.schemas import Endpoint
 from iocpd.core import By, Phase, Reason
 
-EventType = Literal["connected", "disconnected", "slow_consumer", "drain", "ban", "unban"]
+EventType = Literal["connected", "disconnected", "slow_consumer", "drain", "ban", "unban", "dominant_address"]
 """What an event may be: the values of the engine's EventKind. `missed` is none of them: nobody can leave it out."""
 
 _TYPES: tuple[str, ...] = get_args(EventType)
@@ -49,8 +49,9 @@ class EventsQuery(BaseModel):
 class EventView(BaseModel):
     """`data` of an event: the members that fit its type, and no others.
 
-    connected: id, listener, worker, peer. disconnected: these and reason, by, text, bytes and messages. slow_consumer:
-    those of connected and pending_bytes. drain: phase. ban and unban: address, text. missed: missed alone.
+    connected: id, listener, worker, peer, via. disconnected: these and reason, by, text, bytes and messages.
+    slow_consumer: those of connected and pending_bytes. drain: phase. ban and unban: address, text. dominant_address:
+    address, connections. missed: missed alone.
     """
 
     model_config = ConfigDict(
@@ -62,6 +63,7 @@ class EventView(BaseModel):
                     "listener": 0,
                     "worker": 1,
                     "peer": {"ip": "192.0.2.7", "port": 40962},
+                    "via": None,
                 }
             ]
         }
@@ -72,6 +74,7 @@ class EventView(BaseModel):
     listener: int | None = None
     worker: int | None = None
     peer: Endpoint | None = None
+    via: Endpoint | None = Field(default=None, description="the balancer whose PROXY header has named the peer")
     reason: Reason | None = Field(default=None, description="why the connection ended")
     by: By | None = Field(default=None, description="who began its end")
     text: str | None = Field(default=None, description="the operator's, from `reason` of a kick or a ban")
@@ -81,7 +84,12 @@ class EventView(BaseModel):
     messages_out: int | None = None
     pending_bytes: int | None = Field(default=None, description="queued for the slow consumer")
     phase: Phase | None = Field(default=None, description="that the drain has come to")
-    address: str | None = Field(default=None, description="what was banned, or is no more", examples=["192.0.2.0/24"])
+    address: str | None = Field(
+        default=None,
+        description="what was banned, or is no more; or who has come to hold most of the connections",
+        examples=["192.0.2.0/24"],
+    )
+    connections: int | None = Field(default=None, description="so many of them that address holds")
     missed: int | None = Field(
         default=None, description="so many events of all types were lost here; null: nobody knows how many"
     )

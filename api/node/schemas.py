@@ -183,6 +183,14 @@ class WorkerView(BaseModel):
     closed: dict[str, int] = Field(description="ended connections by reason")
 
 
+class DominantAddressView(BaseModel):
+    """An address with most of the connections."""
+
+    network: str = Field(description="the address, or for IPv6 its /64", examples=["172.17.0.1"])
+    connections: int = Field(description="how many it held then")
+    at: datetime = Field(description="when it had come to that")
+
+
 class NodeView(BaseModel):
     """This process."""
 
@@ -201,6 +209,7 @@ class NodeView(BaseModel):
                     "accepting": True,
                     "connections": 12,
                     "bans": 0,
+                    "dominant_address": None,
                     "audit_trouble": None,
                     "limits": {
                         "max_connections": 65536,
@@ -237,6 +246,10 @@ class NodeView(BaseModel):
     accepting: bool = Field(description="every listener is open")
     connections: int
     bans: int = Field(description="in force")
+    dominant_address: DominantAddressView | None = Field(
+        description="the last address that had come to hold more than half of at least 100 connections, so that bans"
+        " and limits by address hit all of them: is a balancer in front, without proxy_protocol_from?"
+    )
     audit_trouble: str | None = Field(description="why the audit can't be written at the moment; null: it can")
     limits: LimitsView
     totals: WorkerView
@@ -269,7 +282,7 @@ class ListenerView(BaseModel):
     refused_limit: int = Field(description="turned away because of max_connections")
     refused_memory: int = Field(description="turned away for want of memory")
     refused_gone: int = Field(description="had left before they were taken over")
-    refused_banned: int = Field(description="turned away because of a ban")
+    refused_banned: int = Field(description="turned away because of a ban; after a PROXY header, once accepted")
     refused_address_limit: int = Field(description="turned away because of max_connections_per_address")
     refused_address_rate: int = Field(description="turned away because of accepts_per_s_per_address")
     refused_rate: int = Field(description="turned away because of accepts_per_s")

@@ -51,6 +51,7 @@ def describe_node(context: Context) -> NodeView:
         accepting=info.accepting,
         connections=info.connections,
         bans=context.bans.count(),
+        dominant_address=asdict(info.dominant_address) if info.dominant_address else None,
         audit_trouble=context.audit.trouble or None,
         limits=_limits(context.settings),
         totals=_sum(workers),

@@ -220,7 +220,7 @@ static void do_kick(struct worker *worker, struct ticket_part *part) {
 static enum iocpd_status do_label(struct worker *worker, struct ticket_part *part) {
     struct connection *connection = table_find(&worker->table, part->token);
     if (!connection) return IOCPD_ENDED;
-    if (connection->state != IOCPD_OPEN) return IOCPD_CLOSING;
+    if (connection->state > IOCPD_OPEN) return IOCPD_CLOSING;
     if ((connection->labels ? connection->labels->version : 0) != part->ticket->labels_version) return IOCPD_CONFLICT;
     connection_label(connection, part->ticket->labels);
     part->ticket->labels = NULL;

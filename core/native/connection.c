@@ -51,7 +51,9 @@ static int64_t next_deadline(const struct connection *connection) {
     const iocpd_config *config = config_of(connection);
     int64_t active_ns = (int64_t)connection->last_activity_ns, at = connection->deadline_ns;
     int64_t soft_ns = limit_ns(&config->send_soft_ms);
-    if (connection->state == IOCPD_OPEN) {
+    if (connection->state == IOCPD_ARRIVING) {
+        at = arrival_deadline(connection);
+    } else if (connection->state == IOCPD_OPEN) {
         int64_t first_byte_ns = limit_ns(&config->first_byte_ms), idle_ns = limit_ns(&config->idle_ms);
         if (first_byte_ns && connection->bytes_in == 0) at = sooner(at, (int64_t)connection->connected_ns + first_byte_ns);
         /* Who waits for its service is not idle. */
@@ -86,7 +88,9 @@ void connection_timer(struct connection *connection) {
         set_timer(connection);
         return;
     }
-    if (connection->state == IOCPD_DRAINING) {
+    if (connection->state == IOCPD_ARRIVING) {
+        connection_terminate(connection, IOCPD_PROXY_HEADER_TIMEOUT, true);
+    } else if (connection->state == IOCPD_DRAINING) {
         bool stalled = connection->deadline_ns == 0;
         if (stalled) u32_store(&connection->reason, IOCPD_SLOW_CONSUMER);
         if (connection->reason == IOCPD_DRAINED || connection->reason == IOCPD_SHUTDOWN)
@@ -280,6 +284,17 @@ static void received_error(struct connection *connection, enum port_error error,
     connection_terminate(connection, reason, true);
 }
 
+/* What comes before a connection is open, or after. */
+static void received_outside(struct connection *connection, struct buffer *buffer) {
+    if (connection->state == IOCPD_ARRIVING) {
+        arrival_received(connection, buffer);
+        if (connection->flags & CONNECTION_PAUSES) receive_update(connection);
+    } else {
+        u64_bump(&connection->worker->discarded_bytes, buffer->bytes);
+        buffer_free(buffer);
+    }
+}
+
 void connection_received(struct connection *connection, const struct port_event *event) {
     struct worker *worker = connection->worker;
     if (event->buffer) {
@@ -293,8 +308,7 @@ void connection_received(struct connection *connection, const struct port_event 
             listener->received(connection, event->buffer);
             if (connection->flags & CONNECTION_PAUSES) receive_update(connection);
         } else {
-            u64_bump(&worker->discarded_bytes, event->bytes);
-            buffer_free(event->buffer);
+            received_outside(connection, event->buffer);
         }
     }
     if (!event->final) return;
@@ -383,6 +397,11 @@ void connection_sent(struct connection *connection, const struct port_event *eve
 void connection_drain(struct connection *connection, enum iocpd_reason reason, struct payload *farewell, int64_t deadline_ns) {
     worker_assert_owner(connection->worker);
     if (connection->state == IOCPD_CLOSING_STATE) return;
+    if (connection->state == IOCPD_ARRIVING) {
+        bool served = reason == IOCPD_CLIENT_CLOSED && connection->flags & CONNECTION_ENTERING; /* first, if it is let in */
+        if (!served) connection_terminate(connection, reason, reason != IOCPD_CLIENT_CLOSED);
+        return;
+    }
     bool answers = connection->session && python_answers(reason);
     if (connection->state == IOCPD_OPEN) {
         if (answers) python_end(connection, farewell);
@@ -407,7 +426,8 @@ void connection_terminate(struct connection *connection, enum iocpd_reason reaso
     worker_assert_owner(connection->worker);
     if (connection->state == IOCPD_CLOSING_STATE) return;
     if (connection->reason == IOCPD_REASON_NONE) u32_store(&connection->reason, reason);
-    if (connection->state == IOCPD_OPEN) connection->worker->open_count--;
+    if (connection->state == IOCPD_ARRIVING) arrival_end(connection);
+    if (connection->state < IOCPD_DRAINING) connection->worker->open_count--;
     connection->worker->closing_count++;
     u32_store(&connection->state, IOCPD_CLOSING_STATE);
     if (reset) platform_socket_reset_on_close(connection->socket.handle);
@@ -521,11 +541,14 @@ void connection_flush(struct connection *connection) {
     connection->flags &= ~(uint32_t)CONNECTION_DIRTY; /* last: a step that changes the state is followed by that state's step */
 }
 
-void connection_open(struct connection *connection) {
-    u64_bump(&connection->worker->adopted, 1);
-    event_connection(connection, IOCPD_EVENT_CONNECTED, 0);
+void connection_look_again(struct connection *connection) {
     set_timer(connection);
     mark_dirty(connection);
+}
+
+void connection_open(struct connection *connection) {
+    event_connection(connection, IOCPD_EVENT_CONNECTED, 0);
+    connection_look_again(connection);
     if (connection->worker->engine->listeners[connection->listener].config.service == IOCPD_PYTHON) python_open(connection);
 }
 
@@ -538,7 +561,7 @@ void connection_label(struct connection *connection, struct labels *labels) {
 }
 
 void connection_limits_changed(struct connection *connection) {
-    if (connection->state == IOCPD_OPEN || connection->state == IOCPD_DRAINING) set_timer(connection);
+    if (connection->state != IOCPD_FREE && connection->state != IOCPD_CLOSING_STATE) set_timer(connection);
 }
 
 void connection_relay_pause(struct connection *connection) {

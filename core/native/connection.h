@@ -6,6 +6,8 @@
  *         read to the end      outstanding           record, tell who waits
  *         or a deadline
  *
+ * A connection that begins with a PROXY header is ARRIVING before it is OPEN: see arrival.h.
+ *
  * Only the worker that owns a connection calls these functions. The fields that listings read are atomic; those that say who
  * the connection is are written under `sequence`, odd while they change (table_read).
  */
@@ -17,6 +19,7 @@
 #include "port.h"
 
 struct worker;
+struct arrival;
 struct iocpd_ticket;
 struct ticket_part;
 struct visitor;
@@ -33,7 +36,8 @@ enum connection_flag {
     CONNECTION_CANCELLED = 32,     /* CLOSING: the outstanding operations were asked to end */
     CONNECTION_PYTHON_PAUSED = 64, /* as RELAY_PAUSED, because its service has not handled enough; in worker->python_paused */
     CONNECTION_ANSWERS = 128,      /* DRAINING: its service still answers what was received */
-    CONNECTION_PAUSES = CONNECTION_PAUSED | CONNECTION_RELAY_PAUSED | CONNECTION_PYTHON_PAUSED,
+    CONNECTION_ENTERING = 256,     /* ARRIVING: worker 0 looks at its client; what comes meanwhile waits */
+    CONNECTION_PAUSES = CONNECTION_PAUSED | CONNECTION_RELAY_PAUSED | CONNECTION_PYTHON_PAUSED | CONNECTION_ENTERING,
 };
 
 struct connection {
@@ -63,17 +67,20 @@ struct connection {
     struct visitor *visitor;        /* whose address it counts for */
     int64_t deadline_ns;            /* DRAINING: then it is reset; 0: none */
     int64_t over_soft_ns;           /* since when the queue has been above the soft limit; 0: it is not */
+    struct arrival *arrival;        /* ARRIVING: see arrival.h */
     uint32_t slot;
     uint32_t timer;  /* 1 + its place in worker->timers; 0: none */
     uint32_t pieces; /* in the send queue */
     uint32_t flags;
     int32_t os_error;
+    uint32_t via_port; /* shared, as the peer; here, since nobody looks at it while data flows */
+    uint64_t via_ip[2];
 };
 
 /* What connection_queue_payload did. */
 enum queue_result { QUEUED, QUEUE_CLOSING, QUEUE_FULL, QUEUE_NO_MEMORY };
 
-/* The connection is in its slot, its socket attached: begin to receive. */
+/* The connection is OPEN and in its slot: it is told of, and receives. */
 void connection_open(struct connection *connection);
 
 void connection_received(struct connection *connection, const struct port_event *event);
@@ -107,6 +114,9 @@ void connection_terminate(struct connection *connection, enum iocpd_reason reaso
 void connection_label(struct connection *connection, struct labels *labels);
 /* When it must be looked at may have changed with the limits. */
 void connection_limits_changed(struct connection *connection);
+
+/* See to it at the end of the turn, and when its next time comes. */
+void connection_look_again(struct connection *connection);
 
 /* Relayed messages are few again. */
 void connection_relay_resume(struct connection *connection);

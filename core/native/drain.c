@@ -179,7 +179,9 @@ static struct connection *evict_candidate(struct worker *worker, bool hard) {
     for (uint32_t looked = 0; looked < worker->table.high; looked++) {
         if (worker->evict_slot >= worker->table.high) worker->evict_slot = 0;
         struct connection *connection = table_at(&worker->table, worker->evict_slot++);
-        if (connection->state == IOCPD_OPEN || (hard && connection->state == IOCPD_DRAINING)) return connection;
+        if (connection->state == IOCPD_OPEN || connection->state == IOCPD_ARRIVING ||
+            (hard && connection->state == IOCPD_DRAINING))
+            return connection;
     }
     return NULL;
 }

@@ -45,6 +45,11 @@ static const struct {
     [IOCPD_FRAME_TOO_LARGE] = {"frame_too_large", IOCPD_BY_ENGINE},
     [IOCPD_SERVICE_CLOSED] = {"service_closed", IOCPD_BY_ENGINE},
     [IOCPD_SERVICE_ERROR] = {"service_error", IOCPD_BY_ENGINE},
+    [IOCPD_PROXY_HEADER_INVALID] = {"proxy_header_invalid", IOCPD_BY_ENGINE},
+    [IOCPD_PROXY_HEADER_TIMEOUT] = {"proxy_header_timeout", IOCPD_BY_ENGINE},
+    [IOCPD_ADDRESS_LIMIT] = {"address_limit", IOCPD_BY_ENGINE},
+    [IOCPD_ADDRESS_RATE] = {"address_rate", IOCPD_BY_ENGINE},
+    [IOCPD_ACCEPT_RATE] = {"accept_rate", IOCPD_BY_ENGINE},
 };
 
 const char *iocpd_reason_name(int32_t reason) { return reason >= 0 && reason < IOCPD_REASON_COUNT ? reasons[reason].name : ""; }
@@ -114,20 +119,41 @@ static struct worker *least_loaded(struct iocpd_engine *engine) {
     return best;
 }
 
-static void refuse(socket_t handle, uint64_t *counter) {
+static void refuse(socket_t handle) {
     platform_socket_reset_on_close(handle);
     platform_socket_close(handle);
-    u64_add(counter, 1);
+}
+
+static uint64_t *refused_counter(struct listener *listener, enum gate_answer answer) {
+    switch (answer) {
+    case GATE_BANNED: return &listener->refused_banned;
+    case GATE_ADDRESS_LIMIT: return &listener->refused_address_limit;
+    case GATE_ADDRESS_RATE: return &listener->refused_address_rate;
+    case GATE_RATE: return &listener->refused_rate;
+    default: return &listener->refused_memory;
+    }
+}
+
+enum gate_answer engine_enter(struct iocpd_engine *engine, struct listener *listener, const uint8_t *ip,
+                              struct visitor **visitor) {
+    enum gate_answer answer = gate_enter(&engine->gate, &engine->config, ip, engine->workers[0].now_ns, visitor);
+    if (answer != GATE_ADMITTED) u64_add(refused_counter(listener, answer), 1);
+    return answer;
+}
+
+void engine_entered(struct iocpd_engine *engine, const struct visitor *visitor) {
+    if (gate_dominates(&engine->gate, visitor, u64_load(&engine->connections))) event_dominant(&engine->workers[0], visitor);
 }
 
 static void hand_on(struct iocpd_engine *engine, struct listener *listener, const struct port_event *event,
-                    struct visitor *visitor) {
+                    struct visitor *visitor, bool arriving) {
     struct worker *worker = least_loaded(engine);
     struct adoption adoption = {.message.kind = MESSAGE_ADOPT,
                                 .handle = event->accepted,
                                 .listener = listener->number,
                                 .serial = u64_load(&engine->last_serial) + 1,
                                 .visitor = visitor,
+                                .arriving = arriving,
                                 .peer = event->peer,
                                 .local = event->local};
     struct adoption *message = NULL;
@@ -135,7 +161,8 @@ static void hand_on(struct iocpd_engine *engine, struct listener *listener, cons
         message = memory_new(sizeof *message);
         if (!message) {
             gate_leave(visitor);
-            refuse(event->accepted, &listener->refused_memory);
+            u64_add(&listener->refused_memory, 1);
+            refuse(event->accepted);
             return;
         }
         *message = adoption;
@@ -145,24 +172,38 @@ static void hand_on(struct iocpd_engine *engine, struct listener *listener, cons
     u64_add(&engine->connections, 1);
     u64_add(&listener->connections, 1);
     u32_add(&worker->load, 1);
+    if (visitor) engine_entered(engine, visitor);
     if (!message) worker_adopt(worker, &adoption);
     else if (!worker_post(worker, &message->message)) ASSERT(!"a worker ends only after the listeners");
+}
+
+/* A balancer: whose connection it passes on is not known before its PROXY header has come. */
+static bool must_say_its_client(const struct listener *listener, const uint8_t *ip) {
+    const iocpd_listener_config *config = &listener->config;
+    for (uint32_t i = 0; i < config->proxy_from_count; i++)
+        if (in_network(ip, config->proxy_from[i].ip, config->proxy_from[i].prefix)) return true;
+    return false;
 }
 
 static void let_in(struct iocpd_engine *engine, struct listener *listener, const struct port_event *event) {
     struct visitor *visitor;
     if (u64_load(&engine->connections) >= u32_load(&engine->config.max_connections)) {
-        refuse(event->accepted, &listener->refused_limit);
+        u64_bump(&listener->refused_limit, 1);
+        refuse(event->accepted);
         return;
     }
-    switch (gate_enter(&engine->gate, &engine->config, event->peer.ip, engine->workers[0].now_ns, &visitor)) {
-    case GATE_ADMITTED: hand_on(engine, listener, event, visitor); break;
-    case GATE_BANNED: refuse(event->accepted, &listener->refused_banned); break;
-    case GATE_ADDRESS_LIMIT: refuse(event->accepted, &listener->refused_address_limit); break;
-    case GATE_ADDRESS_RATE: refuse(event->accepted, &listener->refused_address_rate); break;
-    case GATE_RATE: refuse(event->accepted, &listener->refused_rate); break;
-    case GATE_NO_MEMORY: refuse(event->accepted, &listener->refused_memory); break;
+    if (listener->config.proxy_from_count && must_say_its_client(listener, event->peer.ip)) {
+        if (!gate_bans(&engine->gate, event->peer.ip, engine->workers[0].now_ns)) {
+            hand_on(engine, listener, event, NULL, true);
+        } else {
+            u64_add(&listener->refused_banned, 1);
+            refuse(event->accepted);
+        }
+        return;
     }
+    if (engine_enter(engine, listener, event->peer.ip, &visitor) == GATE_ADMITTED)
+        hand_on(engine, listener, event, visitor, false);
+    else refuse(event->accepted);
 }
 
 void engine_accepted(struct iocpd_engine *engine, const struct port_event *event) {
@@ -276,6 +317,7 @@ static void unwind(iocpd_engine *engine) {
         platform_mutex_destroy(&engine->notes_mutex);
     }
     gate_destroy(&engine->gate);
+    ring_destroy(&engine->dominances);
     ring_destroy(&engine->notes);
     ring_destroy(&engine->note_texts);
     memory_free(engine->workers);
@@ -313,6 +355,7 @@ static int32_t build(iocpd_engine *engine, const iocpd_config *config, iocpd_pro
     engine->listeners = memory_new((config->listener_count + 1) * sizeof *engine->listeners);
     engine->workers = memory_new(config->workers * sizeof *engine->workers);
     bool rings = engine->listeners && engine->workers && !gate_init(&engine->gate, config) &&
+                 !ring_init(&engine->dominances, sizeof(struct event_record), 1) &&
                  !ring_init(&engine->notes, sizeof(struct event_record), config->event_capacity) &&
                  !ring_init(&engine->note_texts, IOCPD_TEXT_BYTES, config->event_capacity);
     if (!rings) return problem_set(problem, IOCPD_NO_MEMORY, 0, "no memory");

@@ -21,14 +21,15 @@ enum {
     IOCPD_TEXT_BYTES = 200,
     IOCPD_PROBLEM_BYTES = 200,
     IOCPD_PREFIX_BYTES = 16,
-    IOCPD_ROW_JSON_BYTES = 896, /* without labels */
-    IOCPD_SERVICE_BYTES = 128,  /* of a listener's service name, with the end mark */
+    IOCPD_ROW_JSON_BYTES = 1024, /* without labels */
+    IOCPD_SERVICE_BYTES = 128,   /* of a listener's service name, with the end mark */
     IOCPD_DELIMITER_BYTES = 16,
     IOCPD_FRAME_BYTES_MAX = 67108864, /* of one message */
     IOCPD_SERVICE_THREADS_MAX = 64,   /* of one listener */
     IOCPD_LABEL_BYTES = 8192,         /* of one connection: the labels, and the same again as JSON */
     IOCPD_BATCH_MAX = 1024,           /* kicks or bans in one command */
     IOCPD_TARGETS_MAX = 65536,        /* of a broadcast to connections that are named */
+    IOCPD_PROXY_FROM_MAX = 64,        /* networks of balancers of one listener */
     IOCPD_TURN_BUCKETS = 13
 };
 
@@ -40,7 +41,7 @@ enum iocpd_status {
     IOCPD_BUSY,        /* a queue between threads is at its bound; nothing was done */
     IOCPD_UNKNOWN,     /* no connection ever had this token */
     IOCPD_ENDED,       /* the connection has left the table */
-    IOCPD_CLOSING,     /* it is draining or closing and takes nothing more */
+    IOCPD_CLOSING,     /* it is draining or closing and takes nothing more, or arriving and takes nothing yet */
     IOCPD_QUEUE_FULL,  /* its send queue is at its hard limit */
     IOCPD_STOPPED,     /* the engine is stopping or has stopped */
     IOCPD_CONFLICT,    /* a drain is under way, or none is; the labels are not those that were read */
@@ -52,7 +53,13 @@ enum iocpd_backend { IOCPD_AUTO, IOCPD_IOCP, IOCPD_IO_URING, IOCPD_EPOLL };
 
 enum iocpd_service { IOCPD_ECHO, IOCPD_DISCARD, IOCPD_RELAY, IOCPD_RELAY_GROUP, IOCPD_PYTHON };
 
-enum iocpd_state { IOCPD_FREE, IOCPD_OPEN, IOCPD_DRAINING, IOCPD_CLOSING_STATE };
+enum iocpd_state {
+    IOCPD_FREE,
+    IOCPD_ARRIVING, /* its PROXY header has not come whole, or its client is not let in yet */
+    IOCPD_OPEN,
+    IOCPD_DRAINING,
+    IOCPD_CLOSING_STATE
+};
 
 /* Why a connection ended. `by` follows from it: see iocpd_reason_by. */
 enum iocpd_reason {
@@ -72,6 +79,12 @@ enum iocpd_reason {
     IOCPD_FRAME_TOO_LARGE,
     IOCPD_SERVICE_CLOSED, /* a service in Python has closed it */
     IOCPD_SERVICE_ERROR,  /* a handler of a service in Python has raised */
+    IOCPD_PROXY_HEADER_INVALID,
+    IOCPD_PROXY_HEADER_TIMEOUT,
+    /* Refused after its PROXY header, which has said who it is; others are refused before they are connections. */
+    IOCPD_ADDRESS_LIMIT,
+    IOCPD_ADDRESS_RATE,
+    IOCPD_ACCEPT_RATE,
     IOCPD_REASON_COUNT
 };
 
@@ -103,6 +116,11 @@ typedef struct iocpd_framing {
     uint8_t delimiter[IOCPD_DELIMITER_BYTES];
 } iocpd_framing;
 
+typedef struct iocpd_network {
+    uint8_t ip[16];
+    uint32_t prefix; /* of 128; IPv4: 96 more than written */
+} iocpd_network;
+
 typedef struct iocpd_listener_config {
     uint8_t ip[16];
     uint32_t scope_id;
@@ -112,6 +130,9 @@ typedef struct iocpd_listener_config {
     int32_t service;
     int32_t backlog;
     iocpd_framing framing;
+    /* Who must begin with a PROXY header: the balancers that are in one of these networks. */
+    uint32_t proxy_from_count;
+    iocpd_network proxy_from[IOCPD_PROXY_FROM_MAX];
     /* PYTHON alone: */
     uint32_t threads;               /* that take its messages; 0 for other services */
     uint32_t inbox_bytes;           /* of each thread: messages that were received and not handled; senders wait above it */
@@ -158,11 +179,13 @@ typedef struct iocpd_limits {
 
 typedef struct iocpd_connection {
     uint64_t token;
-    uint64_t serial; /* in the order of accept, from 1 */
-    uint8_t peer_ip[16];
+    uint64_t serial;     /* in the order of accept, from 1 */
+    uint8_t peer_ip[16]; /* the client's, if a PROXY header has said it */
     uint8_t local_ip[16];
+    uint8_t via_ip[16]; /* who has sent that header; all 0: there was none */
     uint16_t peer_port;
     uint16_t local_port;
+    uint16_t via_port;
     uint16_t listener;
     uint16_t worker;
     uint8_t state;
@@ -241,18 +264,19 @@ enum iocpd_member {
     IOCPD_MEMBER_STATE = 8,
     IOCPD_MEMBER_REASON = 16,
     IOCPD_MEMBER_PEER = 32,
-    IOCPD_MEMBER_LOCAL = 64,
-    IOCPD_MEMBER_CONNECTED_AT = 128,
-    IOCPD_MEMBER_LAST_ACTIVITY_AT = 256,
-    IOCPD_MEMBER_BYTES_IN = 512,
-    IOCPD_MEMBER_BYTES_OUT = 1024,
-    IOCPD_MEMBER_MESSAGES_IN = 2048,
-    IOCPD_MEMBER_MESSAGES_OUT = 4096,
-    IOCPD_MEMBER_PENDING_BYTES = 8192,
-    IOCPD_MEMBER_TAGS = 16384,
-    IOCPD_MEMBER_GROUPS = 32768,
-    IOCPD_MEMBER_WORKER = 65536,
-    IOCPD_MEMBER_ALL = 131071
+    IOCPD_MEMBER_VIA = 64,
+    IOCPD_MEMBER_LOCAL = 128,
+    IOCPD_MEMBER_CONNECTED_AT = 256,
+    IOCPD_MEMBER_LAST_ACTIVITY_AT = 512,
+    IOCPD_MEMBER_BYTES_IN = 1024,
+    IOCPD_MEMBER_BYTES_OUT = 2048,
+    IOCPD_MEMBER_MESSAGES_IN = 4096,
+    IOCPD_MEMBER_MESSAGES_OUT = 8192,
+    IOCPD_MEMBER_PENDING_BYTES = 16384,
+    IOCPD_MEMBER_TAGS = 32768,
+    IOCPD_MEMBER_GROUPS = 65536,
+    IOCPD_MEMBER_WORKER = 131072,
+    IOCPD_MEMBER_ALL = 262143
 };
 
 /* Where a listing goes on. Zeroed: at the beginning. */
@@ -315,6 +339,7 @@ enum iocpd_event_kind {
     IOCPD_EVENT_DRAIN,         /* the phase has changed */
     IOCPD_EVENT_BAN,
     IOCPD_EVENT_UNBAN,
+    IOCPD_EVENT_DOMINANT_ADDRESS, /* one address has come to hold most of the connections */
     IOCPD_EVENT_KINDS
 };
 
@@ -322,15 +347,18 @@ enum iocpd_event_kind {
 typedef struct iocpd_event {
     int64_t at_us;
     uint64_t token;
-    uint8_t ip[16];  /* the peer, or the banned network */
-    uint32_t prefix; /* of the network */
+    uint8_t ip[16];     /* the peer, or a network: the banned one, or the dominant address */
+    uint8_t via_ip[16]; /* as in iocpd_connection */
+    uint32_t prefix;    /* of the network */
     uint16_t port;
+    uint16_t via_port;
     uint16_t listener;
     uint16_t ring; /* the worker; its number of workers: a ban or its end */
     uint8_t kind;
     uint8_t reason;
     uint8_t phase;
     uint64_t pending_bytes;
+    uint64_t connections; /* of the dominant address */
     uint64_t bytes_in;
     uint64_t bytes_out;
     uint64_t messages_in;
@@ -385,6 +413,7 @@ typedef struct iocpd_listener_stats {
     uint64_t refused_limit;  /* max_connections */
     uint64_t refused_memory; /* no memory or no slot for the connection */
     uint64_t refused_gone;   /* the client had left before it was taken over */
+    /* Who is refused after a PROXY header is one of those that were accepted too. */
     uint64_t refused_banned;
     uint64_t refused_address_limit; /* max_per_address */
     uint64_t refused_address_rate;  /* accepts_per_s_per_address */
@@ -425,6 +454,11 @@ typedef struct iocpd_info {
     uint64_t connections;
     uint64_t last_serial;
     uint64_t bans;
+    uint64_t dominances; /* how often IOCPD_EVENT_DOMINANT_ADDRESS was told; what follows is of the last time */
+    int64_t dominant_at_us;
+    uint8_t dominant_ip[16];
+    uint32_t dominant_prefix;
+    uint64_t dominant_connections;
 } iocpd_info;
 
 /* What a service in Python is told, in this order for each connection. */

@@ -11,10 +11,12 @@ void event_connection(const struct connection *connection, enum iocpd_event_kind
                                   .token = connection_token(connection),
                                   .detail = detail,
                                   .port = (uint16_t)(connection->ports >> 16),
+                                  .via_port = (uint16_t)connection->via_port,
                                   .listener = (uint16_t)connection->listener,
                                   .kind = (uint8_t)kind,
                                   .reason = (uint8_t)connection->reason};
     memcpy(record.ip, connection->peer_ip, 16);
+    memcpy(record.via_ip, connection->via_ip, 16);
     ring_write(&worker->events, &record, sizeof record);
 }
 
@@ -22,6 +24,16 @@ void event_phase(struct worker *worker, enum iocpd_phase phase) {
     struct event_record record = {
         .at_us = engine_wall_us(worker->engine, worker->now_ns), .kind = IOCPD_EVENT_DRAIN, .phase = (uint8_t)phase};
     ring_write(&worker->events, &record, sizeof record);
+}
+
+void event_dominant(struct worker *worker, const struct visitor *visitor) {
+    struct event_record record = {.at_us = engine_wall_us(worker->engine, worker->now_ns),
+                                  .kind = IOCPD_EVENT_DOMINANT_ADDRESS,
+                                  .detail = u32_load(&visitor->connections),
+                                  .prefix = gate_visitor_prefix(visitor->address)};
+    memcpy(record.ip, visitor->address, 16);
+    ring_write(&worker->events, &record, sizeof record);
+    ring_write(&worker->engine->dominances, &record, sizeof record);
 }
 
 void iocpd_event_note(iocpd_engine *engine, int32_t kind, const uint8_t *network, uint32_t prefix, const char *text) {
@@ -74,14 +86,17 @@ static void fill(iocpd_engine *engine, uint32_t number, uint64_t position, const
     event->at_us = record->at_us;
     event->token = record->token;
     memcpy(event->ip, record->ip, 16);
+    memcpy(event->via_ip, record->via_ip, 16);
     event->prefix = record->prefix;
     event->port = record->port;
+    event->via_port = record->via_port;
     event->listener = record->listener;
     event->ring = (uint16_t)number;
     event->kind = record->kind;
     event->reason = record->reason;
     event->phase = record->phase;
     if (record->kind == IOCPD_EVENT_SLOW_CONSUMER) event->pending_bytes = record->detail;
+    if (record->kind == IOCPD_EVENT_DOMINANT_ADDRESS) event->connections = record->detail;
     if (record->kind == IOCPD_EVENT_DISCONNECTED) fill_closed(engine, number, record->detail, event);
     if (number == engine->worker_count) ring_read(&engine->note_texts, position, event->text, sizeof event->text);
 }

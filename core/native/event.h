@@ -8,16 +8,18 @@
 #include "platform.h"
 
 struct connection;
+struct visitor;
 struct worker;
 
 /* Small, since a busy worker writes many; the rest of an end stands in its closed record. */
 struct event_record {
     int64_t at_us;
     uint64_t token;
-    uint64_t detail; /* DISCONNECTED: the number of the closed record; SLOW_CONSUMER: pending bytes */
-    uint8_t ip[16];
+    uint64_t
+        detail; /* DISCONNECTED: the number of the closed record; SLOW_CONSUMER: pending bytes; DOMINANT_ADDRESS: connections */
+    uint8_t ip[16], via_ip[16];
     uint32_t prefix;
-    uint16_t port, listener;
+    uint16_t port, via_port, listener;
     uint8_t kind, reason, phase;
 };
 
@@ -25,5 +27,6 @@ struct event_record {
 void event_connection(const struct connection *connection, enum iocpd_event_kind kind, uint64_t detail);
 /* Worker 0. */
 void event_phase(struct worker *worker, enum iocpd_phase phase);
+void event_dominant(struct worker *worker, const struct visitor *visitor);
 
 #endif

@@ -4,6 +4,7 @@
 enum {
     VISITORS_SPARE = 65536, /* addresses without a connection that are remembered beside those with one */
     SWEEP = 2,              /* buckets that each accept looks through for addresses to forget */
+    DOMINANT_LEAST = 100,   /* connections: most of fewer say nothing */
 };
 
 static const int64_t SECOND_NS = 1000000000;
@@ -70,6 +71,12 @@ static void mask(uint8_t *out, const uint8_t *ip, uint32_t prefix) {
     if (prefix % 8) out[prefix / 8] = ip[prefix / 8] & (uint8_t)(0xff00 >> prefix % 8);
 }
 
+bool in_network(const uint8_t *ip, const uint8_t *network, uint32_t prefix) {
+    uint32_t bytes = prefix / 8, bits = prefix % 8;
+    if (memcmp(ip, network, bytes) != 0) return false;
+    return bits == 0 || ((ip[bytes] ^ network[bytes]) & (uint8_t)(0xff00 >> bits)) == 0;
+}
+
 static bool is_ipv4(const uint8_t *ip) {
     static const uint8_t mapped[12] = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff};
     return memcmp(ip, mapped, sizeof mapped) == 0;
@@ -132,7 +139,7 @@ bool gate_apply(struct gate *gate, struct ban **bans, int64_t now_ns) {
     return true;
 }
 
-static bool is_banned(const struct gate *gate, const uint8_t *ip, int64_t now_ns) {
+bool gate_bans(const struct gate *gate, const uint8_t *ip, int64_t now_ns) {
     for (uint32_t i = 0; i < gate->prefix_count; i++) {
         uint8_t network[16];
         mask(network, ip, gate->prefixes[i]);
@@ -159,15 +166,18 @@ static void sweep(struct gate *gate, int64_t now_ns) {
                 continue;
             }
             *at = visitor->next;
+            if (gate->dominant == visitor) gate->dominant = NULL;
             memory_free(visitor);
             gate->visitor_count--;
         }
     }
 }
 
+uint32_t gate_visitor_prefix(const uint8_t *ip) { return is_ipv4(ip) ? 128 : 64; }
+
 static struct visitor *visitor_of(struct gate *gate, const iocpd_config *config, const uint8_t *ip) {
     uint8_t address[16];
-    mask(address, ip, is_ipv4(ip) ? 128 : 64);
+    mask(address, ip, gate_visitor_prefix(ip));
     struct visitor **bucket = &gate->visitors[hash(gate, address, 0) & (gate->visitor_buckets - 1)];
     for (struct visitor *visitor = *bucket; visitor; visitor = visitor->next)
         if (memcmp(visitor->address, address, 16) == 0) return visitor;
@@ -196,7 +206,7 @@ enum gate_answer gate_enter(struct gate *gate, const iocpd_config *config, const
                             struct visitor **out) {
     uint32_t most = u32_load(&config->max_per_address), rate = u32_load(&config->accepts_per_s);
     uint32_t address_rate = u32_load(&config->accepts_per_s_per_address);
-    if (is_banned(gate, ip, now_ns)) return GATE_BANNED;
+    if (gate_bans(gate, ip, now_ns)) return GATE_BANNED;
     sweep(gate, now_ns);
     struct visitor *visitor = visitor_of(gate, config, ip);
     if (!visitor) return GATE_NO_MEMORY;
@@ -210,4 +220,14 @@ enum gate_answer gate_enter(struct gate *gate, const iocpd_config *config, const
     return GATE_ADMITTED;
 }
 
-void gate_leave(struct visitor *visitor) { u32_add(&visitor->connections, (uint32_t)-1); }
+void gate_leave(struct visitor *visitor) {
+    if (visitor) u32_add(&visitor->connections, (uint32_t)-1);
+}
+
+bool gate_dominates(struct gate *gate, const struct visitor *visitor, uint64_t total) {
+    if (gate->dominant && (uint64_t)u32_load(&gate->dominant->connections) * 4 < total) gate->dominant = NULL;
+    if (visitor == gate->dominant || total < DOMINANT_LEAST || (uint64_t)u32_load(&visitor->connections) * 2 <= total)
+        return false;
+    gate->dominant = visitor;
+    return true;
+}

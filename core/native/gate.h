@@ -38,7 +38,8 @@ struct gate {
 
     struct visitor **visitors;
     uint32_t visitor_buckets, visitor_count, sweep_at;
-    int64_t allowance_ns; /* of all together */
+    int64_t allowance_ns;           /* of all together */
+    const struct visitor *dominant; /* has, or had lately, most of the connections; NULL: nobody has */
 };
 
 enum gate_answer {
@@ -56,8 +57,17 @@ void gate_destroy(struct gate *gate);
 /* ADMITTED counts a connection for the address: *visitor is to be left when it has ended. */
 enum gate_answer gate_enter(struct gate *gate, const iocpd_config *config, const uint8_t *ip, int64_t now_ns,
                             struct visitor **visitor);
-/* Any thread; the visitor may be gone afterwards. */
+/* Any thread; the visitor may be NULL, and may be gone afterwards. */
 void gate_leave(struct visitor *visitor);
+/* Whether a ban of the address itself or of a network that it is in is in force. */
+bool gate_bans(const struct gate *gate, const uint8_t *ip, int64_t now_ns);
+/* Whether this visitor, who was just let in, has come to hold most of the `total` connections: true once, until it has held less
+ * than a quarter of them. */
+bool gate_dominates(struct gate *gate, const struct visitor *visitor, uint64_t total);
+/* The length of the prefix that makes an address one visitor, of 128. */
+uint32_t gate_visitor_prefix(const uint8_t *ip);
+
+bool in_network(const uint8_t *ip, const uint8_t *network, uint32_t prefix);
 
 /* Takes the bans of this list over, and lifts those that are to be lifted. A ban that is there gets the new time. False: bans_max
  * is reached, and those that are left in *bans are not in force. */

@@ -2,6 +2,7 @@
 #ifndef IOCPD_INTERNAL_H
 #define IOCPD_INTERNAL_H
 
+#include "arrival.h"
 #include "command.h"
 #include "drain.h"
 #include "engine.h"
@@ -54,7 +55,8 @@ struct iocpd_engine {
     uint32_t listener_count;
     struct worker *workers;
     uint32_t worker_count;
-    struct gate gate; /* worker 0's */
+    struct gate gate;       /* worker 0's */
+    struct ring dominances; /* struct event_record, for who does not read all events: worker 0 writes, and the last one stays */
     struct python_thread *service_threads;
     uint32_t service_thread_count;
 
@@ -108,7 +110,12 @@ void engine_accept(struct iocpd_engine *engine);
 int engine_bind(struct listener *listener, const char **step);
 /* An ACCEPTED event, on worker 0. */
 void engine_accepted(struct iocpd_engine *engine, const struct port_event *event);
-/* A connection has left its table. */
+/* Worker 0: asks the gate for this client, and counts one that it refuses. */
+enum gate_answer engine_enter(struct iocpd_engine *engine, struct listener *listener, const uint8_t *ip,
+                              struct visitor **visitor);
+/* Worker 0: one that was let in is among the connections now; tells if its address has come to hold most of them. */
+void engine_entered(struct iocpd_engine *engine, const struct visitor *visitor);
+/* A connection has left its table; the visitor may be NULL. */
 void engine_connection_ended(struct iocpd_engine *engine, uint32_t listener, struct visitor *visitor);
 void engine_wake_all(struct iocpd_engine *engine);
 /* The row is of a connection of the calling worker, or the labels are locked if the filter asks for some. */

@@ -84,6 +84,12 @@ static char *put_endpoint(char *out, const char *name, const uint8_t *ip, uint16
     return out;
 }
 
+static char *put_via(char *out, const iocpd_connection *row) {
+    static const uint8_t nobody[16];
+    if (memcmp(row->via_ip, nobody, sizeof nobody) == 0) return put_text(out, ",\"via\":null");
+    return put_endpoint(out, ",\"via\":", row->via_ip, row->via_port);
+}
+
 static char *put_member(char *out, const char *name, uint64_t number) { return put_number(put_text(out, name), number); }
 
 static char *put_quoted(char *out, const char *name, const char *text) {
@@ -112,7 +118,7 @@ static char *put_labels(char *out, uint64_t from, uint32_t members) {
 
 /* With the labels locked. Each member comes with the comma before it; that of the first is overwritten. */
 static char *put_row(char *out, const iocpd_engine *engine, const iocpd_connection *row, uint32_t members, const char *prefix) {
-    static const char *const states[] = {"free", "open", "draining", "closing"};
+    static const char *const states[] = {"free", "arriving", "open", "draining", "closing"};
     char *first = out;
     if (members & IOCPD_MEMBER_ID) {
         out = put_hex(put_text(put_text(out, ",\"id\":\""), prefix), row->token);
@@ -123,6 +129,7 @@ static char *put_row(char *out, const iocpd_engine *engine, const iocpd_connecti
     if (members & IOCPD_MEMBER_STATE) out = put_quoted(out, ",\"state\":", states[row->state]);
     if (members & IOCPD_MEMBER_REASON) out = put_quoted(out, ",\"reason\":", iocpd_reason_name(row->reason));
     if (members & IOCPD_MEMBER_PEER) out = put_endpoint(out, ",\"peer\":", row->peer_ip, row->peer_port);
+    if (members & IOCPD_MEMBER_VIA) out = put_via(out, row);
     if (members & IOCPD_MEMBER_LOCAL) out = put_endpoint(out, ",\"local\":", row->local_ip, row->local_port);
     if (members & IOCPD_MEMBER_CONNECTED_AT) out = put_moment(out, ",\"connected_at\":\"", row->connected_at_us);
     if (members & IOCPD_MEMBER_LAST_ACTIVITY_AT) out = put_moment(out, ",\"last_activity_at\":\"", row->last_activity_at_us);

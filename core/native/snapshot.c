@@ -2,12 +2,6 @@
 #include "engine.h"
 #include "internal.h"
 
-static bool in_network(const uint8_t *ip, const uint8_t *network, uint32_t prefix) {
-    uint32_t bytes = prefix / 8, bits = prefix % 8;
-    if (memcmp(ip, network, bytes) != 0) return false;
-    return bits == 0 || ((ip[bytes] ^ network[bytes]) & (uint8_t)(0xff00 >> bits)) == 0;
-}
-
 bool filter_matches(const iocpd_filter *filter, const iocpd_connection *row, int64_t now_us) {
     uint32_t fields = filter->fields;
     if (fields & IOCPD_BY_NETWORK && !in_network(row->peer_ip, filter->network, filter->prefix)) return false;
@@ -215,6 +209,14 @@ void iocpd_info_read(iocpd_engine *engine, iocpd_info *info) {
     info->connections = u64_load(&engine->connections);
     info->last_serial = u64_load_acquire(&engine->last_serial);
     info->bans = u32_load(&engine->gate.ban_count);
+    struct event_record dominance;
+    do info->dominances = u64_load_acquire(&engine->dominances.written);
+    while (info->dominances && !ring_read(&engine->dominances, info->dominances - 1, &dominance, sizeof dominance));
+    if (info->dominances == 0) return;
+    info->dominant_at_us = dominance.at_us;
+    memcpy(info->dominant_ip, dominance.ip, 16);
+    info->dominant_prefix = dominance.prefix;
+    info->dominant_connections = dominance.detail;
 }
 
 void iocpd_listener_read(iocpd_engine *engine, uint32_t number, iocpd_listener_stats *stats) {

@@ -76,6 +76,14 @@ struct connection *table_find(const struct table *table, uint64_t token) {
     return connection->state != IOCPD_FREE && connection->generation == token_generation(token) ? connection : NULL;
 }
 
+void table_store_ip(uint64_t *words, const uint8_t *ip) {
+    for (int i = 0; i < 2; i++) {
+        uint64_t word;
+        memcpy(&word, ip + 8 * i, 8);
+        u64_store_release(&words[i], word);
+    }
+}
+
 static void copy_ip(uint8_t *out, const uint64_t *words) {
     for (int i = 0; i < 2; i++) {
         uint64_t word = u64_load_acquire(&words[i]);
@@ -99,8 +107,10 @@ static uint32_t read_slot(const struct table *table, uint32_t slot, iocpd_connec
         row->serial = u64_load_acquire(&connection->serial);
         copy_ip(row->peer_ip, connection->peer_ip);
         copy_ip(row->local_ip, connection->local_ip);
+        copy_ip(row->via_ip, connection->via_ip);
         row->peer_port = (uint16_t)(ports >> 16);
         row->local_port = (uint16_t)ports;
+        row->via_port = (uint16_t)u32_load_acquire(&connection->via_port);
         row->listener = (uint16_t)u32_load_acquire(&connection->listener);
         row->worker = (uint16_t)worker->number;
         row->state = (uint8_t)u32_load_acquire(&connection->state);

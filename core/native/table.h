@@ -43,6 +43,8 @@ void table_give(struct table *table, struct connection *connection);
 /* Brackets around changing who a slot is. */
 void table_write_begin(struct connection *connection);
 void table_write_end(struct connection *connection);
+/* An address that readers may be looking at. */
+void table_store_ip(uint64_t *words, const uint8_t *ip);
 /* Any slot below `high`. */
 struct connection *table_at(const struct table *table, uint32_t slot);
 /* The connection with this token if it is there; the owner's alone. */

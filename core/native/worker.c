@@ -120,6 +120,8 @@ static void message_do(struct worker *worker, struct message *message) {
     case MESSAGE_FANOUT: fanout_enqueue(worker, message); break;
     case MESSAGE_CONTROL: drain_control(worker); break;
     case MESSAGE_REPLIES: python_replies(worker, message); break;
+    case MESSAGE_ENTER: arrival_enter(worker, message); break;
+    case MESSAGE_ENTERED: arrival_entered(worker, message); break;
     default: command_do(worker, message); break;
     }
 }
@@ -142,6 +144,7 @@ void worker_close_inbox(struct worker *worker) {
             left = message->next;
             if (message->kind == MESSAGE_FANOUT) fanout_abandon(message);
             else if (message->kind == MESSAGE_REPLIES) python_replies_abandon(message);
+            else if (message->kind == MESSAGE_ENTER || message->kind == MESSAGE_ENTERED) arrival_abandon(message);
             else if (message->kind >= MESSAGE_SEND) command_abandon(message);
         }
         left = oldest_first(newest);
@@ -153,26 +156,23 @@ void worker_close_inbox(struct worker *worker) {
 
 /* ---- connections ---------------------------------------------------------------------------------------------------- */
 
-static void put_ip(uint64_t *words, const uint8_t *ip) {
-    for (int i = 0; i < 2; i++) {
-        uint64_t word;
-        memcpy(&word, ip + 8 * i, 8);
-        u64_store_release(&words[i], word);
-    }
-}
-
 /* Who the slot is from now on. Readers see either all of it or none. */
-static void connection_begin(struct connection *connection, const struct adoption *adoption, int64_t now_ns) {
+static void connection_begin(struct connection *connection, const struct adoption *adoption, struct arrival *arrival,
+                             int64_t now_ns) {
+    static const uint8_t nobody[16];
     connection->flags = 0;
     connection->deadline_ns = connection->over_soft_ns = 0;
     connection->os_error = 0;
     connection->socket.handle = adoption->handle;
     connection->visitor = adoption->visitor;
+    connection->arrival = arrival;
     table_write_begin(connection);
     u64_store_release(&connection->serial, adoption->serial);
-    put_ip(connection->peer_ip, adoption->peer.ip);
-    put_ip(connection->local_ip, adoption->local.ip);
+    table_store_ip(connection->peer_ip, adoption->peer.ip);
+    table_store_ip(connection->local_ip, adoption->local.ip);
+    table_store_ip(connection->via_ip, nobody);
     u32_store_release(&connection->ports, (uint32_t)adoption->peer.port << 16 | adoption->local.port);
+    u32_store_release(&connection->via_port, 0);
     u32_store_release(&connection->listener, adoption->listener);
     u32_store_release(&connection->reason, IOCPD_REASON_NONE);
     u64_store_release(&connection->connected_ns, (uint64_t)now_ns);
@@ -182,14 +182,16 @@ static void connection_begin(struct connection *connection, const struct adoptio
     u64_store_release(&connection->messages_in, 0);
     u64_store_release(&connection->messages_out, 0);
     u64_store_release(&connection->pending_bytes, 0);
-    u32_store_release(&connection->state, IOCPD_OPEN);
+    u32_store_release(&connection->state, arrival ? IOCPD_ARRIVING : IOCPD_OPEN);
     table_write_end(connection);
     connection->worker->open_count++;
 }
 
 void worker_adopt(struct worker *worker, const struct adoption *adoption) {
-    struct connection *connection = table_take(&worker->table);
+    struct arrival *arrival = adoption->arriving ? arrival_new() : NULL;
+    struct connection *connection = adoption->arriving && !arrival ? NULL : table_take(&worker->table);
     if (!connection) {
+        memory_free(arrival);
         platform_socket_reset_on_close(adoption->handle);
         platform_socket_close(adoption->handle);
         u64_add(&worker->engine->listeners[adoption->listener].refused_memory, 1);
@@ -197,8 +199,10 @@ void worker_adopt(struct worker *worker, const struct adoption *adoption) {
         engine_connection_ended(worker->engine, adoption->listener, adoption->visitor);
         return;
     }
-    connection_begin(connection, adoption, worker->now_ns);
-    connection_open(connection);
+    connection_begin(connection, adoption, arrival, worker->now_ns);
+    u64_bump(&worker->adopted, 1);
+    if (arrival) arrival_begin(connection);
+    else connection_open(connection);
     int error = worker->driver->attach(worker->port, &connection->socket);
     if (!error) return;
     connection->os_error = error;

@@ -17,6 +17,8 @@ enum message_kind {
     MESSAGE_FANOUT,  /* struct fanout_part: part of the fanout, which is counted */
     MESSAGE_CONTROL, /* the engine's only one; worker 0 answers through it */
     MESSAGE_REPLIES, /* struct replies of a service in Python: freed by the worker */
+    MESSAGE_ENTER,   /* struct arrival: to worker 0, which sends it back as the next one */
+    MESSAGE_ENTERED,
     /* struct ticket_part: part of its ticket */
     MESSAGE_SEND,
     MESSAGE_KICK,
@@ -39,6 +41,7 @@ struct adoption {
     uint64_t serial;
     struct visitor *visitor;
     struct platform_address peer, local;
+    bool arriving; /* a PROXY header must come first */
 };
 
 struct worker {
@@ -55,7 +58,7 @@ struct worker {
     struct ring closed; /* iocpd_closed */
     struct ring events; /* struct event_record */
 
-    uint32_t open_count, closing_count; /* connections in these states */
+    uint32_t open_count, closing_count; /* connections in these states; open: or arriving */
     struct connection *dirty;           /* have something to send or to decide at the end of the turn */
     struct connection *relay_paused;    /* senders that wait until relayed messages are fewer */
     struct connection *python_paused;   /* senders that wait until a service in Python has handled more */

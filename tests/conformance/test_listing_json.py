@@ -33,6 +33,7 @@ def as_json(connection: Connection) -> dict[str, Any]:
         "state": str(connection.state),
         "reason": connection.reason and str(connection.reason),
         "peer": endpoint(connection.peer),
+        "via": connection.via and endpoint(connection.via),
         "local": endpoint(connection.local),
         "connected_at": time(connection.connected_at),
         "last_activity_at": time(connection.last_activity_at),

@@ -33,7 +33,7 @@ def test_who_comes_and_goes_is_told_with_the_members_that_fit(server: Server) ->
         id = server.id_of(client)
         assert came.data["id"] == id
         assert came.data["peer"] == {"ip": "127.0.0.1", "port": client.address[1]}
-        assert set(came.data) == {"at", "id", "listener", "worker", "peer"}
+        assert set(came.data) == {"at", "id", "listener", "worker", "peer", "via"}
         assert client.echoes(b"12345")
         client.close()
         went = stream.until("disconnected")

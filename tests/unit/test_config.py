@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from typing import Any
 
@@ -25,7 +26,14 @@ def test_a_listener_is_parsed(text: str, host: str, port: int, service: str) -> 
     assert (listener.host, listener.port, listener.service) == (host, port, service)
 
 
-@pytest.mark.parametrize("text", ["127.0.0.1:7000/echo", "[::1]:7000/relay"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "127.0.0.1:7000/echo",
+        "[::1]:7000/relay",
+        "127.0.0.1:7000/echo?proxy_protocol_from=10.0.0.0/8&proxy_protocol_from=2001:db8::/32",
+    ],
+)
 def test_a_listener_is_written_as_it_is_parsed(text: str) -> None:
     assert str(ListenerConfig.parse(text)) == text
 
@@ -62,6 +70,9 @@ def test_a_listener_in_another_form_is_refused_with_the_form(text: str) -> None:
         (":7000", "host", "", "127.0.0.1"),
         ("[]:7000", "host", "", "127.0.0.1"),
         ("a b:7000", "host", "a b", "127.0.0.1"),
+        ("h:1/echo?proxy_protocol_from=10.0.0.1/8", "proxy_protocol_from", "10.0.0.1/8", "10.0.0.0/8"),
+        ("h:1/echo?proxy_protocol_from=balancer", "proxy_protocol_from", "balancer", "addresses or networks"),
+        ("h:1/echo?" + "&".join(["proxy_protocol_from=::1"] * 65), "proxy_protocol_from", 65, "64 of them at most"),
     ],
 )
 def test_a_listeners_wrong_value_is_named_with_the_way_out(text: str, field: str, value: object, way_out: str) -> None:
@@ -128,3 +139,12 @@ def test_a_configuration_keeps_the_listeners_that_it_was_given() -> None:
 
 def test_the_default_listener_is_echo_on_loopback() -> None:
     assert [str(listener) for listener in EngineConfig().listeners] == ["127.0.0.1:12345/echo"]
+
+
+def test_balancers_are_given_as_text_or_as_networks() -> None:
+    networks = [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128")]
+    assert ListenerConfig(proxy_protocol_from=["10.0.0.0/8", "::1"]).balancers == tuple(networks)
+    assert ListenerConfig(proxy_protocol_from=networks).balancers == tuple(networks)
+    for wrong in ("10.0.0.0/8", [10], None, [True]):
+        with pytest.raises(ConfigurationError, match="proxy_protocol_from"):
+            ListenerConfig(proxy_protocol_from=wrong)  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ from iocpd.core import (
 )
 from iocpd.core import _rows as rows
 from iocpd.core._native import ffi, lib
-from iocpd.core.config import BACKENDS, LISTENERS_MAX, SERVICES, WORKERS_MAX, milliseconds
+from iocpd.core.config import BACKENDS, LISTENERS_MAX, PROXY_NETWORKS_MAX, SERVICES, WORKERS_MAX, milliseconds
 
 
 def test_names_and_bounds_are_the_engines() -> None:
@@ -39,6 +39,7 @@ def test_names_and_bounds_are_the_engines() -> None:
     assert [getattr(lib, f"IOCPD_PHASE_{phase.name}") for phase in Phase] == list(range(len(Phase)))
     assert (None, *Reason) == rows.REASONS
     assert (WORKERS_MAX, LISTENERS_MAX) == (lib.IOCPD_WORKERS_MAX, lib.IOCPD_LISTENERS_MAX)
+    assert PROXY_NETWORKS_MAX == lib.IOCPD_PROXY_FROM_MAX
 
 
 def test_everything_that_is_exported_is_there() -> None:
@@ -67,6 +68,7 @@ def test_a_row_is_unpacked_field_by_field() -> None:
     row[0].token, row[0].serial, row[0].listener, row[0].worker = 2**52 + 1, 2**40, 1, 63
     row[0].peer_ip, row[0].peer_port = rows.address_bytes("192.0.2.7"), 65535
     row[0].local_ip, row[0].local_port = rows.address_bytes("::1"), 7000
+    row[0].via_ip, row[0].via_port = rows.address_bytes("198.51.100.1"), 40000
     row[0].state, row[0].reason = lib.IOCPD_DRAINING, lib.IOCPD_KICKED
     row[0].connected_at_us, row[0].last_activity_at_us = 1_700_000_000_123_456, 1_700_000_001_654_321
     row[0].bytes_in, row[0].bytes_out, row[0].pending_bytes = 2**63, 2, 5
@@ -79,6 +81,7 @@ def test_a_row_is_unpacked_field_by_field() -> None:
     assert (connection.id, connection.serial, connection.listener, connection.worker) == (2**52 + 1, 2**40, 1, 63)
     assert (connection.service, connection.state, connection.reason) == ("relay", "draining", "kicked")
     assert (connection.peer, connection.local) == (("192.0.2.7", 65535), ("::1", 7000))
+    assert connection.via == ("198.51.100.1", 40000)
     assert connection.connected_at == datetime(2023, 11, 14, 22, 13, 20, 123456, UTC)
     assert connection.last_activity_at == datetime(2023, 11, 14, 22, 13, 21, 654321, UTC)
     assert (connection.bytes_in, connection.bytes_out, connection.pending_bytes) == (2**63, 2, 5)

@@ -82,6 +82,7 @@ def test_what_happened_before_the_engine_stopped_is_told_and_then_the_stream_end
     engine.happen(EventKind.DRAIN, phase=Phase.STOPPED)
     engine.happen(EventKind.BAN, network="192.0.2.0/24", text="abuse")
     engine.happen(EventKind.UNBAN, network="192.0.2.0/24")
+    engine.happen(EventKind.DOMINANT_ADDRESS, network="172.17.0.1", connections=101)
     engine.running = False
     first, *rest = collect(lambda: begin(made))
     assert first.event is None
@@ -89,16 +90,16 @@ def test_what_happened_before_the_engine_stopped_is_told_and_then_the_stream_end
     instance, _, position = first.id.partition(".")
     assert Instance.is_name(instance)
     assert position == "0"
-    kinds = ["connected", "disconnected", "slow_consumer", "drain", "ban", "unban"]
+    kinds = ["connected", "disconnected", "slow_consumer", "drain", "ban", "unban", "dominant_address"]
     assert [event.event for event in rest] == kinds
-    assert [event.id for event in rest] == [f"{instance}.{number}" for number in range(1, 7)]
+    assert [event.id for event in rest] == [f"{instance}.{number}" for number in range(1, 8)]
     members = []
     for event in rest:
         assert event.raw_data is not None
         assert not set(event.raw_data) & {"\n", "\r"}, "a text could forge a line"
         EventView.model_validate_json(event.raw_data, extra="forbid")
         members.append(set(json.loads(event.raw_data)))
-    connection = {"at", "id", "listener", "worker", "peer"}
+    connection = {"at", "id", "listener", "worker", "peer", "via"}
     counters = {"bytes_in", "bytes_out", "messages_in", "messages_out"}
     assert members == [
         connection,
@@ -107,8 +108,9 @@ def test_what_happened_before_the_engine_stopped_is_told_and_then_the_stream_end
         {"at", "phase"},
         {"at", "address", "text"},
         {"at", "address", "text"},
+        {"at", "address", "connections"},
     ]
-    assert made.sent == 6
+    assert made.sent == 7
 
 
 def test_what_is_missed_is_told_before_what_comes_next_and_counted(engine: FakeEngine, made: EventStreams) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="of a connection, as `iocpd ls` shows it")]
 LimitOption = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="no more than so many")]
 
-_STATES = {"open": "green", "draining": "yellow", "closing": "red"}
+_STATES = {"arriving": "cyan", "open": "green", "draining": "yellow", "closing": "red"}
 
 
 def state_style(state: str) -> str:
@@ -135,6 +135,7 @@ def _describe(row: Any, output: Output) -> None:
         ("id", row.id, "bold"),
         ("state", state, state_style(state)),
         ("peer", endpoint(row.peer.ip, row.peer.port), ""),
+        *([("via", endpoint(row.via.ip, row.via.port), "")] if row.via else []),
         ("local", f"{endpoint(row.local.ip, row.local.port)}  {row.service}, listener {row.listener}", ""),
         ("worker", str(row.worker), ""),
         ("connected", f"{clock(row.connected_at)}  {age(row.connected_at)} ago", ""),

@@ -25,6 +25,7 @@ _STYLES = {
     "drain": "magenta",
     "ban": "red",
     "unban": "cyan",
+    "dominant_address": "yellow",
     "missed": "bold red",
 }
 
@@ -45,7 +46,9 @@ def events(
     where: Where,
     types: Annotated[
         str | None,
-        typer.Option("--types", metavar="A,B", help="connected, disconnected, slow_consumer, drain, ban, unban"),
+        typer.Option(
+            "--types", metavar="A,B", help="connected, disconnected, slow_consumer, drain, ban, unban, dominant_address"
+        ),
     ] = None,
     listener: Annotated[int | None, typer.Option("--listener", metavar="N", help="only of this one")] = None,
     after: Annotated[
@@ -95,7 +98,11 @@ def _about(event: Event) -> str:
         return f"{event.address}  {event.text or ''}".rstrip()
     if event.kind == "drain":
         return str(event.phase)
+    if event.kind == "dominant_address":
+        return f"{event.address} holds {event.connections:,} connections, more than half"
     about = f"{event.id}  {peer}"
+    if event.via:
+        about += f" via {endpoint(event.via.ip, event.via.port)}"
     if event.kind == "slow_consumer":
         about += f"  {size(event.pending_bytes or 0)} queued"
     if event.kind == "disconnected":

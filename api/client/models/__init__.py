@@ -23,6 +23,7 @@ from iocpd.api.client.models.events import Event, EventData, EventKind
 from iocpd.api.client.models.node import (
     Backend,
     Change,
+    DominantAddress,
     Drain,
     Limits,
     Listener,
@@ -51,6 +52,7 @@ __all__ = [
     "Connection",
     "ConnectionDetail",
     "ConnectionPage",
+    "DominantAddress",
     "Drain",
     "Event",
     "EventData",

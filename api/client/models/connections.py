@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from iocpd.api.client.models.base import Address, Model, Snapshot
 
-State = Literal["open", "draining", "closing"]
+State = Literal["arriving", "open", "draining", "closing"]
 
 By = Literal["client", "operator", "engine"]
 
@@ -25,6 +25,11 @@ Reason = Literal[
     "frame_too_large",
     "service_closed",
     "service_error",
+    "proxy_header_invalid",
+    "proxy_header_timeout",
+    "address_limit",
+    "address_rate",
+    "accept_rate",
 ]
 
 Sort = Literal[
@@ -58,6 +63,8 @@ class Connection(Model):
         id: Opaque, and never used again, not even by another run of the service.
         listener: `id` of its listener.
         reason: Why it is on its way out; None while it is open.
+        peer: The client; while the connection is arriving, the balancer.
+        via: The balancer whose PROXY header has named the peer; None: the peer has connected itself.
         last_activity_at: When something was last received or sent.
         bytes_out: Bytes that the system has taken to send.
         pending_bytes: Bytes that are queued, and not yet taken by the system.
@@ -72,6 +79,7 @@ class Connection(Model):
     state: State | str = _LEFT_OUT
     reason: Reason | str | None = _LEFT_OUT
     peer: Address = _LEFT_OUT
+    via: Address | None = _LEFT_OUT
     local: Address = _LEFT_OUT
     connected_at: datetime = _LEFT_OUT
     last_activity_at: datetime = _LEFT_OUT
@@ -104,6 +112,7 @@ class ClosedConnection(Model):
     """A connection that has ended.
 
     Attributes:
+        via: The balancer whose PROXY header had named the peer, or None.
         by: Who began its end.
         text: The operator's, from `reason` of the kick; empty if there is none.
         os_error: The system's error number, if one ended it.
@@ -113,6 +122,7 @@ class ClosedConnection(Model):
     listener: int
     service: str
     peer: Address
+    via: Address | None
     local: Address
     connected_at: datetime
     last_activity_at: datetime

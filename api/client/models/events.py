@@ -7,19 +7,22 @@ from iocpd.api.client.models.base import Address, Model
 from iocpd.api.client.models.connections import By, Reason
 from iocpd.api.client.models.node import Phase
 
-EventKind = Literal["connected", "disconnected", "slow_consumer", "drain", "ban", "unban"]
+EventKind = Literal["connected", "disconnected", "slow_consumer", "drain", "ban", "unban", "dominant_address"]
 
 
 class EventData(Model):
     """What is told of an event; what does not fit its kind is None.
 
-    connected: id, listener, worker, peer. disconnected: these and reason, by, text, bytes and messages. slow_consumer:
-    those of connected and pending_bytes. drain: phase. ban and unban: address, text. missed: missed alone.
+    connected: id, listener, worker, peer, via. disconnected: these and reason, by, text, bytes and messages.
+    slow_consumer: those of connected and pending_bytes. drain: phase. ban and unban: address, text. dominant_address:
+    address, connections. missed: missed alone.
 
     Attributes:
         id: The connection's.
         phase: That the drain has come to.
-        address: What was banned, or is no more.
+        via: The balancer whose PROXY header has named the peer, or None.
+        address: What was banned, or is no more; or who has come to hold most of the connections.
+        connections: So many of them that address holds.
         missed: So many events of all kinds were lost before this one; None: nobody knows how many.
     """
 
@@ -28,6 +31,7 @@ class EventData(Model):
     listener: int | None = None
     worker: int | None = None
     peer: Address | None = None
+    via: Address | None = None
     reason: Reason | str | None = None
     by: By | str | None = None
     text: str | None = None
@@ -38,6 +42,7 @@ class EventData(Model):
     pending_bytes: int | None = None
     phase: Phase | str | None = None
     address: str | None = None
+    connections: int | None = None
     missed: int | None = None
 
 

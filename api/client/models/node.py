@@ -97,6 +97,20 @@ class Worker(Model):
     closed: dict[str, int]
 
 
+class DominantAddress(Model):
+    """An address that had come to hold more than half of the connections.
+
+    Attributes:
+        network: The address, or for IPv6 its /64.
+        connections: How many it held then.
+        at: When it had come to that.
+    """
+
+    network: str
+    connections: int
+    at: datetime
+
+
 class Node(Model):
     """The service's process.
 
@@ -108,6 +122,7 @@ class Node(Model):
         accepting: Every listener is open.
         connections: How many there are now.
         bans: How many are in force.
+        dominant_address: The last address that had come to hold most of the connections; None: there was none.
         audit_trouble: Why the audit can't be written at the moment; None: it can.
     """
 
@@ -122,6 +137,7 @@ class Node(Model):
     accepting: bool
     connections: int
     bans: int
+    dominant_address: DominantAddress | None
     audit_trouble: str | None
     limits: Limits
     totals: Worker

@@ -35,7 +35,7 @@ class BulkOperations:
         Raises:
             NotFound: No connection ever had this id.
             Gone: It has ended, and `closed` tells how; or the id is from another run.
-            Conflict: It is on its way out and takes nothing more.
+            Conflict: It is on its way out and takes nothing more, or is still arriving.
             ProblemError: status 413 if it is too large; 429 if too much unread is queued for the connection; 503 if
                 the service is too busy or is stopping.
         """
