@@ -192,6 +192,10 @@ static void pause_if_full(struct connection *connection) {
     set_timer(connection);
 }
 
+static void resume_if_low(struct connection *connection) {
+    if (connection->pending_bytes <= pause_limit(connection) / 2) connection->flags &= ~(uint32_t)CONNECTION_PAUSED;
+}
+
 void connection_answer(struct connection *connection, struct payload *payload, bool limited) {
     bool takes =
         connection->state == IOCPD_OPEN || (connection->state == IOCPD_DRAINING && connection->flags & CONNECTION_ANSWERS);
@@ -332,6 +336,7 @@ static void drop_expired(struct connection *connection) {
         pending_take(connection, connection->first->bytes);
         queue_pop(connection, EXPIRED);
     }
+    resume_if_low(connection); /* it may have been what it was paused for */
 }
 
 static void send_start(struct connection *connection) {
@@ -375,7 +380,7 @@ void connection_sent(struct connection *connection, const struct port_event *eve
     mark_dirty(connection);
     if (event->error != PORT_OK && event->error != PORT_CANCELLED && connection->state != IOCPD_CLOSING_STATE)
         received_error(connection, event->error, event->os_error);
-    if (connection->pending_bytes <= pause_limit(connection) / 2) connection->flags &= ~(uint32_t)CONNECTION_PAUSED;
+    resume_if_low(connection);
 }
 
 /* ---- the end ---------------------------------------------------------------------------------------------------------- */
@@ -511,11 +516,10 @@ static void draining_step(struct connection *connection) {
 }
 
 void connection_flush(struct connection *connection) {
+    bool sends = connection->state != IOCPD_CLOSING_STATE && !connection->socket.send.outstanding;
+    if (sends) drop_expired(connection);
     if (connection->state != IOCPD_CLOSING_STATE) receive_update(connection);
-    if (connection->state != IOCPD_CLOSING_STATE && connection->first && !connection->socket.send.outstanding) {
-        drop_expired(connection);
-        if (connection->first) send_start(connection);
-    }
+    if (sends && connection->state != IOCPD_CLOSING_STATE && connection->first) send_start(connection);
     if (connection->state == IOCPD_DRAINING) draining_step(connection);
     if (connection->state == IOCPD_CLOSING_STATE) closing_step(connection);
     connection->flags &= ~(uint32_t)CONNECTION_DIRTY; /* last: a step that changes the state is followed by that state's step */
