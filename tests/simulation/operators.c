@@ -316,12 +316,9 @@ static void list_pages(void) {
     iocpd_cursor cursor = {0};
     iocpd_filter filter = {0};
     iocpd_connection rows[8];
-    static uint8_t times[OPERATORS][SIM_STREAMS_MAX];
-    static uint32_t listings;
-    uint8_t *seen = times[listings++ % OPERATORS];
+    uint8_t seen[SIM_STREAMS_MAX] = {0};
     bool there[SIM_STREAMS_MAX];
     uint32_t count, capacity = choose(1, 8), streams = sim_stream_count();
-    memset(seen, 0, SIM_STREAMS_MAX);
     for (uint32_t i = 0; i < streams; i++) there[i] = witnesses[i].attached && !witnesses[i].released;
     do {
         count = iocpd_list(world.engine, &filter, &cursor, rows, capacity);
@@ -343,7 +340,7 @@ static void list_pages(void) {
 }
 
 static void read_something(void) {
-    static iocpd_closed closed[64];
+    iocpd_closed closed[64];
     static char json[2][8192];
     iocpd_filter filter = {0};
     iocpd_cursor cursor = {0};

@@ -236,29 +236,35 @@ void oracle_released(struct sim_stream *stream) {
 
 /* ---- a worker that goes to wait ----------------------------------------------------------------------------------------------- */
 
-static void overdue(const struct connection *connection, const char *what, int64_t since_ns, uint32_t ms, int64_t returned_ns) {
+/* True when it is over; complains if it was over a turn ago. */
+static bool overdue(const struct connection *connection, const char *what, int64_t since_ns, uint32_t ms, int64_t returned_ns) {
     int64_t due = since_ns + (int64_t)ms * 1000000, noticed = limits.changed_ns + (limits.changed_ns ? PATIENCE_NS : 0);
     if (due < noticed) due = noticed;
-    if (ms && due < returned_ns) sim_fail("connection %llx: its %s is over", (unsigned long long)connection_token(connection), what);
+    if (!ms || due >= returned_ns) return false;
+    struct witness *witness = witness_of(connection_token(connection));
+    if (witness->overdue_turns++) sim_fail("connection %u: its %s is over", witness->writer.number, what);
+    return true;
 }
 
+/* What is over at the end of the turn that has begun it is seen in the next. */
 static void deadlines_check(struct witness *witness, const struct connection *connection, int64_t returned_ns) {
+    bool late = false;
     if (connection->state == IOCPD_OPEN) {
         if (connection->bytes_in == 0 && limits.smallest.first_byte_ms)
-            overdue(connection, "first_byte_ms", (int64_t)connection->connected_ns, limits.largest.first_byte_ms, returned_ns);
+            late |= overdue(connection, "first_byte_ms", (int64_t)connection->connected_ns, limits.largest.first_byte_ms, returned_ns);
         if (!connection->session && limits.smallest.idle_ms)
-            overdue(connection, "idle_ms", (int64_t)connection->last_activity_ns, limits.largest.idle_ms, returned_ns);
+            late |= overdue(connection, "idle_ms", (int64_t)connection->last_activity_ns, limits.largest.idle_ms, returned_ns);
         if (connection->over_soft_ns)
-            overdue(connection, "time above the soft limit", connection->over_soft_ns, limits.largest.send_soft_ms, returned_ns);
+            late |= overdue(connection, "time above the soft limit", connection->over_soft_ns, limits.largest.send_soft_ms, returned_ns);
         if (connection->flags & CONNECTION_PAUSED)
-            overdue(connection, "pause", (int64_t)connection->last_activity_ns, limits.largest.send_soft_ms, returned_ns);
+            late |= overdue(connection, "pause", (int64_t)connection->last_activity_ns, limits.largest.send_soft_ms, returned_ns);
     } else if (connection->state == IOCPD_DRAINING) {
-        if (connection->deadline_ns && connection->deadline_ns < returned_ns && witness->draining_turns++)
-            sim_fail("connection %llx: the deadline of its drain is over", (unsigned long long)connection_token(connection));
+        late |= overdue(connection, "drain's time", connection->deadline_ns, connection->deadline_ns ? 1 : 0, returned_ns);
         if (!connection->deadline_ns && connection->first)
-            overdue(connection, "time to read what is queued", (int64_t)connection->last_activity_ns, limits.largest.send_soft_ms,
-                    returned_ns);
+            late |= overdue(connection, "time to read what is queued", (int64_t)connection->last_activity_ns, limits.largest.send_soft_ms,
+                            returned_ns);
     }
+    if (!late) witness->overdue_turns = 0;
 }
 
 static void queue_check(const struct connection *connection) {
@@ -391,6 +397,8 @@ static const char *owed(uint32_t *who) {
         *who = i;
         if (!engine->listeners[i].port.accept.outstanding) return "listening (it is a listener)";
     }
+    *who = (uint32_t)(engine->relay_waiting + engine->broadcasts);
+    if (*who) return "sent on (so many messages are not)";
     return NULL;
 }
 
@@ -402,8 +410,6 @@ bool oracle_is_calm(bool must) {
 }
 
 void oracle_calm(void) {
-    const iocpd_engine *engine = world.engine;
-    if (engine->relay_waiting || engine->broadcasts) sim_fail("in the calm, relayed messages or broadcasts still wait");
     for (uint32_t to = 0; to < sim_stream_count(); to++) {
         const struct witness *receiver = &witnesses[to];
         if (!receiver->attached || receiver->released || receiver->reader.listener->service != IOCPD_RELAY) continue;

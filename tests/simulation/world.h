@@ -152,7 +152,7 @@ struct witness {
     bool attached, released;
     int32_t reason;
     int64_t accepted_ns, attached_ns, released_ns;
-    uint32_t draining_turns; /* that it has been seen with its deadline over */
+    uint32_t overdue_turns; /* that it has been seen with a deadline over */
     struct writer writer;
     struct reader reader;
     uint32_t connected_events, disconnected_events, closed_rows, listed;

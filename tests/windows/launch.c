@@ -43,6 +43,7 @@ int wmain(void) {
     HANDLE job = CreateJobObjectW(NULL, NULL);
     WCHAR *command = arguments_of(GetCommandLineW());
     DWORD code, handled;
+    int attempts = 3;
 
     SetConsoleCtrlHandler(on_event, TRUE);
     start.hStdInput = GetStdHandle(STD_INPUT_HANDLE);
@@ -52,8 +53,11 @@ int wmain(void) {
     SetInformationJobObject(job, JobObjectExtendedLimitInformation, &limit, sizeof limit);
     SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX); /* no windows */
 
-    if (!CreateProcessW(NULL, command, NULL, NULL, TRUE, CREATE_NO_WINDOW | CREATE_SUSPENDED, NULL, NULL, &start, &started)) {
-        fprintf(stderr, "launch: cannot start %ls: error %lu\n", command, GetLastError());
+    while (!CreateProcessW(NULL, command, NULL, NULL, TRUE, CREATE_NO_WINDOW | CREATE_SUSPENDED, NULL, NULL, &start, &started)) {
+        DWORD error = GetLastError();
+        /* Wine's word for "the Unix process died before it was a Windows process": see wine_limits.py */
+        if (error == ERROR_INTERNAL_ERROR && --attempts > 0) continue;
+        fprintf(stderr, "launch: cannot start %ls: error %lu\n", command, error);
         return 127 ^ STATUS_MASK;
     }
     if (!AssignProcessToJobObject(job, started.hProcess)) fprintf(stderr, "launch: no job: error %lu\n", GetLastError());
