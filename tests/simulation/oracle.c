@@ -467,6 +467,9 @@ void oracle_stopped(void) {
     sum_check("accepted but not adopted", accepted < adopted || accepted - adopted > refused, 0);
     sum_check("bytes_out", bytes_out, sent);
     if (bytes_in > taken || bytes_in + discarded < taken) sim_fail("bytes_in does not add up");
+    for (uint32_t bucket = 0; bucket < engine->gate.visitor_buckets; bucket++)
+        for (const struct visitor *visitor = engine->gate.visitors[bucket]; visitor; visitor = visitor->next)
+            sum_check("connections of an address", visitor->connections, 0);
     sum_check("connections", engine->connections, 0);
     sum_check("ends", engine->closed_serial, attached);
     sum_check("exit completions taken", engine->exits_taken, engine->worker_count);
