@@ -61,7 +61,7 @@ static void client_connect(struct client *client) {
     client->reads = one_in(DICE_CLIENTS, 6) ? 0 : (uint32_t)roll_between(DICE_CLIENTS, 1, one_in(DICE_CLIENTS, 3) ? 200 : 60000);
     client->leave = one_in(DICE_CLIENTS, 3) ? LEAVE_NOT : roll_between(DICE_CLIENTS, LEAVE_END, LEAVE_AT_ONCE);
     client->ended = false;
-    client->answers_end = !one_in(DICE_CLIENTS, 6);
+    client->answers_end = !one_in(DICE_CLIENTS, 3);
     sim_trace("client %u connects to listener %u as connection %u, writes %llu bytes, reads %u at once, leave %d", client->number,
               listener, stream->number, (unsigned long long)client->budget, client->reads, client->leave);
 }

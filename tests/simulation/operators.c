@@ -94,6 +94,16 @@ static uint32_t label_bytes(uint8_t *out) { /* two groups and one tag */
     return at;
 }
 
+/* Who is there now and stays must get it. */
+static void owe(uint32_t number) {
+    struct said *one = &said[number];
+    for (uint32_t i = 0; i < sim_stream_count(); i++) {
+        const struct sim_stream *stream = sim_stream_at(i);
+        bool meant = one->listener < 0 || (uint32_t)one->listener == stream->listener;
+        one->owed[i] = meant && witnesses[i].attached && !witnesses[i].released;
+    }
+}
+
 static void command_broadcast(void) {
     uint32_t number, bytes = said_bytes();
     iocpd_ticket *ticket = NULL;
@@ -130,7 +140,8 @@ static void command_broadcast(void) {
         }
     }
     if (sometimes(4)) config.exclude = exclude, config.exclude_count = 1;
-    if (sometimes(4)) config.ttl_ms = choose(1, 50);
+    if (sometimes(3)) config.ttl_ms = choose(1, sometimes(2) ? 5 : 50);
+    if (!(filter.fields & ~(uint32_t)IOCPD_BY_LISTENER) && !config.targets && !config.exclude) owe(number);
     if (config.disconnect_slow)
         for (uint32_t i = 0; i < sim_stream_count(); i++) witnesses[i].causes |= CAUSE_SLOW;
     struct command *command = command_new(COMMAND_BROADCAST, (int32_t)number);
@@ -171,6 +182,7 @@ static void command_label(void) {
     uint32_t bytes, length = label_bytes(labels);
     uint64_t token = any_token(), version = 0;
     iocpd_labels_read(world.engine, token, read, &bytes, &version);
+    if (bytes && (bytes != sizeof json - 1 || memcmp(read, json, bytes) != 0)) sim_fail("labels that nobody has given");
     if (sometimes(4)) version++;
     struct command *command = command_new(COMMAND_LABEL, -1);
     command->tokens[0] = token;
@@ -225,6 +237,14 @@ static void kick_check(const struct command *command) {
     }
 }
 
+static void owed_check(const struct command *command, const iocpd_report *report) {
+    const struct said *one = &said[command->said];
+    if (report->skipped_slow || report->failed || report->expired) return;
+    for (uint32_t i = 0; i < sim_stream_count(); i++)
+        if (one->owed[i] && !one->seen[i] && oracle_is_open(i))
+            sim_fail("connection %u was there all the time, and was not sent %d", i, command->said);
+}
+
 static void command_done(struct command *command, const iocpd_report *report) {
     if (command->done) sim_fail("a command is done twice");
     command->done = true;
@@ -240,6 +260,7 @@ static void command_done(struct command *command, const iocpd_report *report) {
     if ((command->kind == COMMAND_SEND || command->kind == COMMAND_BROADCAST) && report->written != said[command->said].written)
         sim_fail("%d: written is %llu, and %llu connections were sent all of it", command->said, (unsigned long long)report->written,
                  (unsigned long long)said[command->said].written);
+    if (command->kind == COMMAND_BROADCAST) owed_check(command, report);
     if (command->kind == COMMAND_SEND && report->matched > 1) sim_fail("a send matches several");
     if (command->kind == COMMAND_BANS && report->status == IOCPD_OK) {
         for (uint32_t i = 0; i < command->count; i++) {
@@ -292,25 +313,6 @@ static void waiter(void *nothing) {
 
 /* ---- reading -------------------------------------------------------------------------------------------------------------------- */
 
-static void watcher(void *nothing) {
-    (void)nothing;
-    uint64_t positions[IOCPD_WORKERS_MAX + 1] = {0}, missed = 0;
-    static iocpd_event events[64];
-    for (bool last = false; !last;) {
-        last = world.over;
-        uint32_t count;
-        do {
-            count = iocpd_events(world.engine, positions, events, choose(1, 64), &missed);
-            oracle_events(events, count);
-        } while (count);
-        thread_sleep((int64_t)choose(1, 20) * 1000000);
-    }
-    for (uint32_t i = 0; missed == 0 && i < sim_stream_count(); i++)
-        if (witnesses[i].attached && (witnesses[i].connected_events != 1 || witnesses[i].disconnected_events != 1))
-            sim_fail("connection %u has %u events of its begin and %u of its end", i, witnesses[i].connected_events,
-                     witnesses[i].disconnected_events);
-}
-
 /* Pages of a listing, with time between them: who was there all the while is in it once. */
 static void list_pages(void) {
     iocpd_cursor cursor = {0};
@@ -339,9 +341,29 @@ static void list_pages(void) {
         if (there[i] && !witnesses[i].released && !seen[i]) sim_fail("connection %u was there all the time, and is not listed", i);
 }
 
+static void watcher(void *nothing) {
+    (void)nothing;
+    uint64_t positions[IOCPD_WORKERS_MAX + 1] = {0}, missed = 0;
+    static iocpd_event events[64];
+    for (bool last = false; !last;) {
+        last = world.over;
+        uint32_t count;
+        do {
+            count = iocpd_events(world.engine, positions, events, choose(1, 64), &missed);
+            oracle_events(events, count);
+        } while (count);
+        if (sometimes(2)) list_pages();
+        thread_sleep((int64_t)choose(1, 20) * 1000000);
+    }
+    for (uint32_t i = 0; missed == 0 && i < sim_stream_count(); i++)
+        if (witnesses[i].attached && (witnesses[i].connected_events != 1 || witnesses[i].disconnected_events != 1))
+            sim_fail("connection %u has %u events of its begin and %u of its end", i, witnesses[i].connected_events,
+                     witnesses[i].disconnected_events);
+}
+
 static void read_something(void) {
     iocpd_closed closed[64];
-    static char json[2][8192];
+    static char json[2][32768];
     iocpd_filter filter = {0};
     iocpd_cursor cursor = {0};
     iocpd_connection row;
@@ -354,7 +376,10 @@ static void read_something(void) {
     switch (choose(0, 7)) {
     case 0: oracle_closed(closed, iocpd_closed_list(world.engine, 0, closed, choose(1, 64))); break;
     case 1: iocpd_closed_get(world.engine, any_token(), &closed[0]); break;
-    case 2: iocpd_list_json(world.engine, &filter, &cursor, 5, IOCPD_MEMBER_ALL, "c", json[0], sizeof json[0], &bytes, &more); break;
+    case 2:
+        iocpd_list_json(world.engine, &filter, &cursor, 5, IOCPD_MEMBER_ALL, "c", json[0], sizeof json[0], &bytes, &more);
+        if (memchr(json[0], 0xdd, bytes)) sim_fail("a listing shows memory that was freed");
+        break;
     case 3: {
         uint32_t all = iocpd_sort(world.engine, &filter, (int32_t)choose(0, IOCPD_KEY_COUNT - 1), (int32_t)choose(0, 1), sorted, 16);
         uint32_t position = 0;
@@ -443,6 +468,12 @@ static void operator(void *nothing) {
         thread_sleep(choose(0, sometimes(3) ? 20000000 : 2000000));
         if (command_count + 2 < COMMANDS_MAX) operate();
     }
+    if (!world.commands) operators_end = true;
+    while (!operators_end && !world.stopping) thread_sleep(1000000);
+    for (uint32_t left = 50; left > 0 && world.stopping && !world.over && !operators_end; left--) { /* and while it is stopping */
+        thread_sleep(choose(0, 2000000));
+        if (command_count + 2 < COMMANDS_MAX) operate();
+    }
     operators_running--;
 }
 
@@ -511,8 +542,11 @@ static void live(void *nothing) {
     help(watcher, "watcher");
     services_begin();
     while (world.steps < world.steps_max) thread_sleep(1000000);
-    operators_end = true;
-    if (sometimes(2)) calm();
+    if (sometimes(2)) {
+        operators_end = true;
+        calm();
+    }
+    world.stopping = true;
     stop();
     while (services_running || operators_running) thread_sleep(1000000);
     world.over = true;

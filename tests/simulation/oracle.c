@@ -373,6 +373,11 @@ void oracle_step(void) {
     }
 }
 
+bool oracle_is_open(uint32_t number) {
+    const struct witness *witness = &witnesses[number];
+    return witness->attached && !witness->released && connection_of(sim_stream_at(number))->state == IOCPD_OPEN;
+}
+
 /* ---- the calm after the storm ----------------------------------------------------------------------------------------------------- */
 
 /* NULL when everybody has what he is owed; otherwise what is missing. */
@@ -386,8 +391,7 @@ static const char *owed(uint32_t *who) {
         const struct connection *connection = connection_of(stream);
         if (connection->state == IOCPD_CLOSING_STATE) return "closing";
         if (connection->pending_bytes) return "sent what is queued";
-        if (connection->state != IOCPD_OPEN) continue;
-        if (stream->client_ended || stream->client_reset || stream->broken) return "ended";
+        if (connection->state != IOCPD_OPEN || stream->client_ended || stream->client_reset || stream->broken) return "ended";
         if (connection->flags & CONNECTION_PAUSES) return "allowed to go on";
         bool part = stream->whole_messages && stream->unread_bytes < stream->message_bytes;
         if (stream->unread_bytes && !part) return "read";

@@ -17,6 +17,7 @@ enum {
     EVENTS_MAX = 64,
     EVENT_FIRST = 5000,
     BLOCKS_MAX = 65536,
+    HELD_NS = 5 * 1000 * 1000,
     POISON = 0xdd,
     POISON_BYTES = 4096, /* of a freed block: the rest of a large one is left alone */
 };
@@ -82,15 +83,18 @@ static void thread_go(struct thread *thread) {
     running = NULL;
 }
 
-/* Somebody else may go on. */
+static bool always(const void *what) { return what == NULL; }
+static bool never(const void *what) { return what != NULL; }
+
+/* Somebody else may go on. Now and then the thread is left standing where it is for a while, as a busy system would; workers less
+ * often, since everything waits for them. */
 void simulation_switch(void) {
     points_set();
     if (!running) return;
-    to_scheduler();
+    bool worker = strncmp(running->name, "iocpd-", 6) == 0;
+    if (points_between && one_in(DICE_SCHEDULE, worker ? 2000 : 40)) thread_sleep((int64_t)roll(DICE_SCHEDULE, HELD_NS));
+    else to_scheduler();
 }
-
-static bool always(const void *what) { return what == NULL; }
-static bool never(const void *what) { return what != NULL; }
 
 void sim_wait(bool (*ready)(const void *what), const void *what, int64_t until_ns) {
     if (!running) sim_fail("the world itself waits");
@@ -229,7 +233,7 @@ static bool memory_failed;
 bool memory_has_failed(void) { return memory_failed; }
 
 void *memory_new(size_t bytes) {
-    if (sim_fault(FAULT_MEMORY, 100)) {
+    if (sim_fault(FAULT_MEMORY, world.memory_odds)) {
         memory_failed = true;
         sim_trace("no memory for %zu bytes", bytes);
         return NULL;

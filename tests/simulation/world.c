@@ -112,7 +112,7 @@ static void config_choose(iocpd_config *config) {
     config->receive_buffers = between(0, 1) ? between(2, 12) : between(16, 64);
     config->closed_capacity = between(0, 2) ? 256 : between(1, 8);
     config->inbox_capacity = between(0, 1) ? 64 : between(1, 6);
-    config->relay_capacity = between(1, 16);
+    config->relay_capacity = between(0, 1) ? between(1, 3) : between(4, 16);
     config->event_capacity = between(0, 2) ? 512 : between(2, 16);
     config->max_bans = between(1, 8);
     config->max_per_address = between(0, 3) ? 0 : between(1, 4);
@@ -140,6 +140,7 @@ void world_begin(const struct options *options) {
     world.now_ns = 1000000000;
     world.faults = faults_choose() & options->faults;
     config_choose(&world.config);
+    world.memory_odds = (uint32_t[]){8, 30, 100, 1000}[between(0, 3)];
     world.clients = between(0, 3) ? between(1, 12) : between(1, 40);
     if (options->clients) world.clients = options->clients;
     world.commands = between(0, 3) ? between(0, 30) : between(0, 120);

@@ -38,9 +38,10 @@ struct world {
     uint64_t steps, steps_max;
     iocpd_config config;
     iocpd_listener_config listeners[LISTENERS_MAX_SIM];
-    uint32_t clients, commands;
+    uint32_t clients, commands, memory_odds; /* of an allocation to fail */
     iocpd_engine *engine; /* NULL: not started */
-    bool over;            /* the engine has stopped: everybody ends */
+    bool stopping;
+    bool over; /* the engine has stopped: everybody ends */
 };
 
 extern struct world world;
@@ -86,7 +87,7 @@ struct said {
     uint32_t bytes;
     uint64_t written;  /* whole copies that the kernel has taken */
     bool cancelled;    /* the command was refused: nobody may get it */
-    uint8_t seen[SIM_STREAMS_MAX];
+    uint8_t seen[SIM_STREAMS_MAX], owed[SIM_STREAMS_MAX]; /* owed: to all that stay */
 };
 
 extern struct said said[SAID_MAX];
@@ -166,6 +167,7 @@ void oracle_cause(uint64_t token, enum cause cause);
 /* After each step of any thread. */
 void oracle_step(void);
 /* The storm is over and nothing is under way any more. */
+bool oracle_is_open(uint32_t number);
 bool oracle_is_calm(bool must); /* everybody has what he is owed; with `must`, complains if not */
 void oracle_calm(void);
 void oracle_stopped(void);
