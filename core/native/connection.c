@@ -336,7 +336,6 @@ static void drop_expired(struct connection *connection) {
         pending_take(connection, connection->first->bytes);
         queue_pop(connection, EXPIRED);
     }
-    resume_if_low(connection); /* it may have been what it was paused for */
 }
 
 static void send_start(struct connection *connection) {
@@ -380,7 +379,6 @@ void connection_sent(struct connection *connection, const struct port_event *eve
     mark_dirty(connection);
     if (event->error != PORT_OK && event->error != PORT_CANCELLED && connection->state != IOCPD_CLOSING_STATE)
         received_error(connection, event->error, event->os_error);
-    resume_if_low(connection);
 }
 
 /* ---- the end ---------------------------------------------------------------------------------------------------------- */
@@ -517,7 +515,10 @@ static void draining_step(struct connection *connection) {
 
 void connection_flush(struct connection *connection) {
     bool sends = connection->state != IOCPD_CLOSING_STATE && !connection->socket.send.outstanding;
-    if (sends) drop_expired(connection);
+    if (sends) {
+        drop_expired(connection);
+        resume_if_low(connection); /* here, because what was sent and what has expired may both be what it was paused for */
+    }
     if (connection->state != IOCPD_CLOSING_STATE) receive_update(connection);
     if (sends && connection->state != IOCPD_CLOSING_STATE && connection->first) send_start(connection);
     if (connection->state == IOCPD_DRAINING) draining_step(connection);
@@ -550,8 +551,7 @@ void connection_relay_pause(struct connection *connection) {
     if (connection->flags & CONNECTION_RELAY_PAUSED) return;
     connection->flags |= CONNECTION_RELAY_PAUSED;
     connection->next_paused = worker->relay_paused;
-    worker->relay_paused = connection;
-    u32_exchange(&worker->engine->relay_blocked, 1); /* and then looks once more, in relay_turn */
+    worker->relay_paused = connection; /* relay_turn sees to it that it is woken */
 }
 
 void connection_relay_resume(struct connection *connection) {

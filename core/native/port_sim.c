@@ -128,7 +128,7 @@ struct sim_stream *sim_connect(uint32_t number, const struct platform_address *p
     stream->local = listener->at;
     stream->client = client;
     stream->state = STREAM_BACKLOG;
-    stream->window = 1u << (8 + sim_random(9));
+    stream->window = 1u << (8 + sim_random(1 + sim_random(9)));
     listener->backlog[listener->waiting++] = stream;
     return stream;
 }

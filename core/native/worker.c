@@ -237,7 +237,8 @@ static void event_do(struct worker *worker, const struct port_event *event) {
 
 static void relay_turn(struct worker *worker) {
     struct iocpd_engine *engine = worker->engine;
-    /* An addition of nothing, because the read must not come before the store that told others to wake us. */
+    u32_exchange(&engine->relay_blocked, 1); /* before the look: whoever makes them fewer after it wakes us */
+    /* An addition of nothing, because the read must not come before that store. */
     if (u64_add(&engine->relay_waiting, 0) > engine->config.relay_capacity / 2) return;
     while (worker->relay_paused) {
         struct connection *connection = worker->relay_paused;
