@@ -174,13 +174,16 @@ static void command_kick(void) {
     command_given(command, status, ticket, "kick");
 }
 
+static uint64_t labelled; /* the last; often again */
+
 static void command_label(void) {
     static const char json[] = ",\"tags\":{},\"groups\":[]";
     iocpd_ticket *ticket = NULL;
     uint8_t labels[16];
     char read[IOCPD_LABEL_BYTES];
     uint32_t bytes, length = label_bytes(labels);
-    uint64_t token = any_token(), version = 0;
+    uint64_t token = command_count && !sometimes(4) ? labelled : any_token(), version = 0;
+    labelled = token;
     iocpd_labels_read(world.engine, token, read, &bytes, &version);
     if (bytes && (bytes != sizeof json - 1 || memcmp(read, json, bytes) != 0)) sim_fail("labels that nobody has given");
     if (sometimes(4)) version++;
@@ -341,6 +344,18 @@ static void list_pages(void) {
         if (there[i] && !witnesses[i].released && !seen[i]) sim_fail("connection %u was there all the time, and is not listed", i);
 }
 
+static void list_as_json(void) {
+    char json[32768];
+    iocpd_filter filter = {0};
+    iocpd_cursor cursor = {0};
+    uint32_t bytes;
+    int32_t more = 1;
+    while (more) {
+        iocpd_list_json(world.engine, &filter, &cursor, choose(1, 5), IOCPD_MEMBER_ALL, "c", json, sizeof json, &bytes, &more);
+        if (memchr(json, 0xdd, bytes)) sim_fail("a listing shows memory that was freed");
+    }
+}
+
 static void watcher(void *nothing) {
     (void)nothing;
     uint64_t positions[IOCPD_WORKERS_MAX + 1] = {0}, missed = 0;
@@ -353,6 +368,7 @@ static void watcher(void *nothing) {
             oracle_events(events, count);
         } while (count);
         if (sometimes(2)) list_pages();
+        else list_as_json();
         thread_sleep((int64_t)choose(1, 20) * 1000000);
     }
     for (uint32_t i = 0; missed == 0 && i < sim_stream_count(); i++)
@@ -363,27 +379,22 @@ static void watcher(void *nothing) {
 
 static void read_something(void) {
     iocpd_closed closed[64];
-    static char json[2][32768];
+    char json[32768];
     iocpd_filter filter = {0};
-    iocpd_cursor cursor = {0};
     iocpd_connection row;
     iocpd_worker_stats stats;
     iocpd_info info;
     iocpd_drain_progress progress;
     iocpd_sorted sorted[16];
     uint32_t bytes;
-    int32_t more;
     switch (choose(0, 7)) {
     case 0: oracle_closed(closed, iocpd_closed_list(world.engine, 0, closed, choose(1, 64))); break;
     case 1: iocpd_closed_get(world.engine, any_token(), &closed[0]); break;
-    case 2:
-        iocpd_list_json(world.engine, &filter, &cursor, 5, IOCPD_MEMBER_ALL, "c", json[0], sizeof json[0], &bytes, &more);
-        if (memchr(json[0], 0xdd, bytes)) sim_fail("a listing shows memory that was freed");
-        break;
+    case 2: list_as_json(); break;
     case 3: {
         uint32_t all = iocpd_sort(world.engine, &filter, (int32_t)choose(0, IOCPD_KEY_COUNT - 1), (int32_t)choose(0, 1), sorted, 16);
         uint32_t position = 0;
-        iocpd_sorted_json(world.engine, sorted, all < 16 ? all : 16, &position, 16, IOCPD_MEMBER_ALL, "c", json[1], sizeof json[1], &bytes);
+        iocpd_sorted_json(world.engine, sorted, all < 16 ? all : 16, &position, 16, IOCPD_MEMBER_ALL, "c", json, sizeof json, &bytes);
         break;
     }
     case 4: iocpd_worker_read(world.engine, choose(0, world.config.workers - 1), &stats); break;
@@ -451,7 +462,9 @@ static void operate(void) {
     case 4: command_broadcast(); break;
     case 5:
     case 6: command_kick(); break;
-    case 7: command_label(); break;
+    case 7:
+        for (uint32_t times = choose(1, 10); times > 0 && command_count < COMMANDS_MAX; times--) command_label();
+        break;
     case 8: command_bans(); break;
     case 9: sometimes(2) ? command_rtt() : command_barrier(); break;
     case 10:

@@ -92,7 +92,7 @@ void simulation_switch(void) {
     points_set();
     if (!running) return;
     bool worker = strncmp(running->name, "iocpd-", 6) == 0;
-    if (points_between && one_in(DICE_SCHEDULE, worker ? 2000 : 40)) thread_sleep((int64_t)roll(DICE_SCHEDULE, HELD_NS));
+    if (points_between && one_in(DICE_SCHEDULE, worker ? 2000 : 15)) thread_sleep((int64_t)roll(DICE_SCHEDULE, HELD_NS));
     else to_scheduler();
 }
 
