@@ -196,6 +196,10 @@ static void pause_if_full(struct connection *connection) {
     set_timer(connection);
 }
 
+static void resume_if_low(struct connection *connection) {
+    if (connection->pending_bytes <= pause_limit(connection) / 2) connection->flags &= ~(uint32_t)CONNECTION_PAUSED;
+}
+
 void connection_answer(struct connection *connection, struct payload *payload, bool limited) {
     bool takes =
         connection->state == IOCPD_OPEN || (connection->state == IOCPD_DRAINING && connection->flags & CONNECTION_ANSWERS);
@@ -389,7 +393,6 @@ void connection_sent(struct connection *connection, const struct port_event *eve
     mark_dirty(connection);
     if (event->error != PORT_OK && event->error != PORT_CANCELLED && connection->state != IOCPD_CLOSING_STATE)
         received_error(connection, event->error, event->os_error);
-    if (connection->pending_bytes <= pause_limit(connection) / 2) connection->flags &= ~(uint32_t)CONNECTION_PAUSED;
 }
 
 /* ---- the end ---------------------------------------------------------------------------------------------------------- */
@@ -531,11 +534,13 @@ static void draining_step(struct connection *connection) {
 }
 
 void connection_flush(struct connection *connection) {
-    if (connection->state != IOCPD_CLOSING_STATE) receive_update(connection);
-    if (connection->state != IOCPD_CLOSING_STATE && connection->first && !connection->socket.send.outstanding) {
+    bool sends = connection->state != IOCPD_CLOSING_STATE && !connection->socket.send.outstanding;
+    if (sends) {
         drop_expired(connection);
-        if (connection->first) send_start(connection);
+        resume_if_low(connection); /* here, because what was sent and what has expired may both be what it was paused for */
     }
+    if (connection->state != IOCPD_CLOSING_STATE) receive_update(connection);
+    if (sends && connection->state != IOCPD_CLOSING_STATE && connection->first) send_start(connection);
     if (connection->state == IOCPD_DRAINING) draining_step(connection);
     if (connection->state == IOCPD_CLOSING_STATE) closing_step(connection);
     connection->flags &= ~(uint32_t)CONNECTION_DIRTY; /* last: a step that changes the state is followed by that state's step */
@@ -569,8 +574,7 @@ void connection_relay_pause(struct connection *connection) {
     if (connection->flags & CONNECTION_RELAY_PAUSED) return;
     connection->flags |= CONNECTION_RELAY_PAUSED;
     connection->next_paused = worker->relay_paused;
-    worker->relay_paused = connection;
-    u32_exchange(&worker->engine->relay_blocked, 1); /* and then looks once more, in relay_turn */
+    worker->relay_paused = connection; /* relay_turn sees to it that it is woken */
 }
 
 void connection_relay_resume(struct connection *connection) {

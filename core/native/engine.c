@@ -5,6 +5,8 @@
 
 #include <stdio.h>
 
+static const int64_t ACCEPT_RETRY_NS = 100 * 1000 * 1000; /* until there may be handles or memory again */
+
 /* ---- names ---------------------------------------------------------------------------------------------------------- */
 
 static const struct port_driver *driver_of(int32_t backend) {
@@ -103,13 +105,24 @@ int engine_bind(struct listener *listener, const char **step) {
 
 void engine_accept(struct iocpd_engine *engine) {
     struct worker *worker = &engine->workers[0];
+    engine->accept_retry_ns = 0;
     for (uint32_t i = 0; i < engine->listener_count; i++) {
         struct listener *listener = &engine->listeners[i];
         if (listener->port.handle == SOCKET_NONE || listener->port.accept.outstanding) continue;
         int error = worker->driver->accept(worker->port, &listener->port);
         u32_store(&listener->open, error == 0);
-        if (error) u64_bump(&listener->accept_errors, 1);
+        if (!error) continue;
+        u64_bump(&listener->accept_errors, 1);
+        engine->accept_retry_ns = worker->now_ns + ACCEPT_RETRY_NS;
     }
+}
+
+int64_t engine_accept_turn(struct iocpd_engine *engine) {
+    int64_t now = engine->workers[0].now_ns;
+    if (engine->accept_retry_ns == 0) return -1;
+    if (engine_phase(engine) >= IOCPD_PHASE_LISTENERS) engine->accept_retry_ns = 0; /* they are closed */
+    else if (engine->accept_retry_ns <= now) engine_accept(engine);
+    return engine->accept_retry_ns ? engine->accept_retry_ns - now : -1;
 }
 
 static struct worker *least_loaded(struct iocpd_engine *engine) {

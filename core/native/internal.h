@@ -55,8 +55,9 @@ struct iocpd_engine {
     uint32_t listener_count;
     struct worker *workers;
     uint32_t worker_count;
-    struct gate gate;       /* worker 0's */
-    struct ring dominances; /* struct event_record, for who does not read all events: worker 0 writes, and the last one stays */
+    struct gate gate;        /* worker 0's */
+    struct ring dominances;  /* struct event_record, for who does not read all events: worker 0 writes, and the last one stays */
+    int64_t accept_retry_ns; /* worker 0's: when listeners that could not accept are tried again; 0: there are none */
     struct python_thread *service_threads;
     uint32_t service_thread_count;
 
@@ -104,8 +105,10 @@ static inline enum iocpd_phase engine_phase(const struct iocpd_engine *engine) {
     return (enum iocpd_phase)u32_load_acquire(&engine->drain.phase);
 }
 
-/* engine.c: worker 0 arms the accepts of listeners that are bound and not accepting. */
+/* engine.c: worker 0 arms the accepts of listeners that are bound and not accepting, and tries those again that can't be. */
 void engine_accept(struct iocpd_engine *engine);
+/* Worker 0, each turn. Returns how long it may wait at most (< 0: as long as it likes). */
+int64_t engine_accept_turn(struct iocpd_engine *engine);
 /* Binds listener->config (at the bound port if there is one). 0 or an error number. */
 int engine_bind(struct listener *listener, const char **step);
 /* An ACCEPTED event, on worker 0. */

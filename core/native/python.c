@@ -14,7 +14,6 @@ enum {
     REPLY_BYTES = 1024 * 1024,   /* of answers to one connection in one piece */
     REPLIES_BYTES_MAX = 4194304, /* of answers that workers have not queued yet: then the service waits */
     SHARE = 16,                  /* of the inbox is for one connection */
-    REPLY_NO_MEMORY = 15,        /* beside enum iocpd_service_op */
     SESSIONS_MIN = 64,
     WAIT_MS = 100,
 };
@@ -39,7 +38,7 @@ struct session {
     struct python_thread *thread;
     iocpd_service_open who;
     uint64_t waiting; /* atomic: bytes that are not handled */
-    uint32_t broken;  /* atomic: the thread had no memory for it */
+    uint32_t broken;  /* atomic: the thread had no memory for it, so its stream has a hole; see session_break */
     uint32_t number;  /* the thread's; NUMBER_NONE: it does not know it */
     /* The worker's. */
     struct payload *farewell, *kick_text;
@@ -247,7 +246,18 @@ void python_whole(struct connection *connection, const struct frames *frames) {
     connection_python_pause(connection);
 }
 
+/* All of the table, since this needs no memory and is rare. */
+static void broken_turn(struct worker *worker) {
+    u32_exchange(&worker->python_broken, 0); /* before the look */
+    for (uint32_t slot = 0; slot < worker->table.high; slot++) {
+        struct connection *connection = table_at(&worker->table, slot);
+        if (connection->session && u32_load_acquire(&connection->session->broken))
+            connection_terminate(connection, IOCPD_OUT_OF_MEMORY, true);
+    }
+}
+
 void python_turn(struct worker *worker) {
+    if (u32_load(&worker->python_broken)) broken_turn(worker);
     if (!u32_load(&worker->python_resume)) return;
     u32_exchange(&worker->python_resume, 0);
     for (struct connection **at = &worker->python_paused; *at;) {
@@ -334,8 +344,7 @@ static void reply_do(struct worker *worker, struct reply *reply) {
             connection_drain(connection, IOCPD_KICKED, NULL, patience_ns);
             break;
         case IOCPD_OP_RESET: kick(connection, reply); break;
-        case IOCPD_OP_ANSWERED: connection_answered(connection); break;
-        default: connection_terminate(connection, IOCPD_OUT_OF_MEMORY, true); break;
+        default: connection_answered(connection); break;
         }
     }
     if (reply->payload) payload_drop(reply->payload);
@@ -383,13 +392,22 @@ static bool sessions_grow(struct python_thread *thread) {
     return true;
 }
 
+/* Something that was for this connection, or its answer, is lost for want of memory. Nothing may follow the hole: its worker ends
+ * it, which needs none. */
+static void session_break(struct python_thread *thread, struct session *session) {
+    struct worker *worker = &thread->engine->workers[token_worker(session->who.token)];
+    u32_store_release(&session->broken, 1);
+    u32_exchange(&worker->python_broken, 1);
+    worker_wake(worker);
+}
+
 static void session_number(struct python_thread *thread, struct session *session) {
     if (thread->free_count) {
         session->number = thread->free_numbers[--thread->free_count];
     } else if (thread->session_high < thread->session_capacity || sessions_grow(thread)) {
         session->number = thread->session_high++;
     } else {
-        u32_store(&session->broken, 1);
+        session_break(thread, session);
         return;
     }
     thread->sessions[session->number] = session;
@@ -440,13 +458,16 @@ static void replies_post_all(struct python_thread *thread) {
 static void reply_add(struct python_thread *thread, struct session *session, uint32_t kind, struct payload *payload) {
     uint32_t worker = token_worker(session->who.token);
     struct replies *replies = thread->replies[worker];
-    if (!replies) {
+    bool broken = u32_load(&session->broken) != 0;
+    if (!broken && !replies) {
         replies = thread->replies[worker] = memory_new(sizeof *replies);
-        if (!replies) {
-            if (payload) payload_drop(payload);
-            u32_store(&session->broken, 1); /* its stream has a hole: it ends with the next thing that it says */
-            return;
-        }
+        if (!replies) session_break(thread, session);
+    }
+    if (broken || !replies) {
+        if (payload) payload_drop(payload);
+        return;
+    }
+    if (replies->count == 0) {
         replies->message.kind = MESSAGE_REPLIES;
         replies->thread = thread;
     }
@@ -541,7 +562,7 @@ static bool messages_take(struct python_thread *thread, struct parcel *parcel) {
         if (message_take(thread, letter, record)) continue;
         if (record->count == 0) thread->batch.record_count--; /* an empty one is always the last */
         if (thread->batch.record_count > 0) return false;
-        u32_store(&session->broken, 1); /* no memory for this one message alone */
+        session_break(thread, session); /* no memory for this one message alone */
         messages_drop(thread, parcel);
         return true;
     }
@@ -563,12 +584,7 @@ static bool parcel_take(struct python_thread *thread, struct parcel *parcel) {
         record->count = thread->batch.open_count;
         thread->opens[thread->batch.open_count++] = session->who;
         return true;
-    case IOCPD_SERVICE_END:
-        if (session->number == NUMBER_NONE) {
-            reply_add(thread, session, REPLY_NO_MEMORY, NULL);
-            return true;
-        }
-        return record_add(thread, session, IOCPD_SERVICE_END) != NULL;
+    case IOCPD_SERVICE_END: return session->number == NUMBER_NONE || record_add(thread, session, IOCPD_SERVICE_END) != NULL;
     default:
         if (session->number == NUMBER_NONE) {
             memory_free(session);
@@ -690,7 +706,8 @@ static uint32_t piece_send(struct python_thread *thread, struct script *script, 
         u64_bump(&thread->messages_out, messages);
     }
     *script = ahead;
-    if (session && bytes) reply_add(thread, session, payload ? IOCPD_OP_SEND : REPLY_NO_MEMORY, payload);
+    if (session && bytes && payload) reply_add(thread, session, IOCPD_OP_SEND, payload);
+    else if (session && bytes) session_break(thread, session);
     return messages;
 }
 

@@ -44,7 +44,7 @@ struct payload *python_farewell(struct connection *connection);
 void python_kick_text(const struct connection *connection, char *text, size_t bytes);
 /* The connection has ended; its session is the thread's alone from now on. */
 void python_closed(struct connection *connection);
-/* Lets those go on whose service has handled enough. */
+/* Lets those go on whose service has handled enough; ends those whose service had no memory for them. */
 void python_turn(struct worker *worker);
 /* A message of kind MESSAGE_REPLIES. */
 void python_replies(struct worker *worker, struct message *message);

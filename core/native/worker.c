@@ -56,11 +56,11 @@ void worker_run(void *argument) {
     int error = worker->driver->open(&worker->port, &(struct port_options){.pool = &worker->pool}, &step);
     engine->start_error = error;
     engine->start_step = step;
+    worker->now_ns = platform_monotonic_ns();
     if (!error && worker->number == 0) engine_accept(engine);
     u32_store_release(&engine->start_answered, 1);
     platform_event_set(engine->start_event);
     if (error) return;
-    worker->now_ns = platform_monotonic_ns();
     while (!worker->exit) worker_turn(worker);
     while (fanout_turn(worker)) {} /* nobody is left to get it, but somebody may wait for the report */
     ASSERT(worker->port->pending == 0 && worker->table.used == 0);
@@ -241,7 +241,8 @@ static void event_do(struct worker *worker, const struct port_event *event) {
 
 static void relay_turn(struct worker *worker) {
     struct iocpd_engine *engine = worker->engine;
-    /* An addition of nothing, because the read must not come before the store that told others to wake us. */
+    u32_exchange(&engine->relay_blocked, 1); /* before the look: whoever makes them fewer after it wakes us */
+    /* An addition of nothing, because the read must not come before that store. */
     if (u64_add(&engine->relay_waiting, 0) > engine->config.relay_capacity / 2) return;
     while (worker->relay_paused) {
         struct connection *connection = worker->relay_paused;
@@ -292,19 +293,19 @@ void worker_turn(struct worker *worker) {
     if (u32_load(&worker->attention)) u32_exchange(&worker->attention, 0); /* before looking at what it may be for */
     for (struct connection *connection; (connection = timers_due(&worker->timers, worker->now_ns));) connection_timer(connection);
     inbox_turn(worker);
-    int64_t drain_ns = drain_turn(worker);
+    int64_t drain_ns = drain_turn(worker), accept_ns = worker->number == 0 ? engine_accept_turn(worker->engine) : -1;
     bool busy = fanout_turn(worker);
     if (worker->limits_version != u32_load(&worker->engine->limits_version) || worker->limits_busy)
         worker->limits_busy = limits_turn(worker);
     if (worker->relay_paused) relay_turn(worker);
-    if (worker->python_paused) python_turn(worker);
+    if (worker->python_paused || u32_load(&worker->python_broken)) python_turn(worker);
     dirty_turn(worker);
 
     int64_t now = platform_monotonic_ns();
     turn_took(worker, (uint64_t)(now - worker->now_ns));
     worker->now_ns = now;
     busy |= worker->limits_busy || worker->backlog;
-    int64_t timeout_ns = busy ? 0 : shorter(timers_next(&worker->timers, now), drain_ns);
+    int64_t timeout_ns = busy ? 0 : shorter(shorter(timers_next(&worker->timers, now), drain_ns), accept_ns);
     if (timeout_ns != 0) {
         u32_exchange(&worker->sleeping, 1);
         if (u32_load_ordered(&worker->attention)) timeout_ns = 0;

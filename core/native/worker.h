@@ -81,6 +81,7 @@ struct worker {
     uint32_t attention;      /* atomic: something was stored that the next turn must look at */
     uint32_t sleeping;       /* atomic: whoever asks for attention must wake the port */
     uint32_t python_resume;  /* atomic: some of python_paused may go on */
+    uint32_t python_broken;  /* atomic: some connection's service had no memory for it */
     uint32_t posters;        /* atomic: threads inside worker_post */
     uint32_t load;           /* atomic: connections, also those on their way here */
 

@@ -1,0 +1,96 @@
+"""Proof that the simulation can fail: deliberate bugs, each a small patch, each found within a stated number of seeds.
+
+A mutant is a file in mutants/: what is wrong and what it would mean, a line `Seeds: N`, then a unified diff of core/native. Its
+hunks are found by their text, not by line numbers, so they hold while the sources change elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.simulation.build import NATIVE, OUT, SIMULATION, BuildFailure, build
+from tests.simulation.seeds import Failure, Options, run
+
+
+class PatchFailure(Exception):
+    """A hunk that does not fit."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    text: str
+    seeds: int  # within so many it must be found
+    diff: str
+
+
+def read(path: Path) -> Mutant:
+    head, mark, rest = path.read_text(encoding="utf-8").partition("\n--- ")
+    within = re.search(r"^Seeds: (\d+)$", head, re.MULTILINE)
+    if not mark or not within:
+        raise PatchFailure(f"{path.name}: needs a line `Seeds: N` and a diff")
+    return Mutant(path.stem, head[: within.start()].strip(), int(within[1]), "--- " + rest)
+
+
+def mutants(names: list[str]) -> list[Mutant]:
+    """Those of these names, or all."""
+    every = [read(path) for path in sorted((SIMULATION / "mutants").glob("*.patch"))]
+    if unknown := set(names) - {mutant.name for mutant in every}:
+        raise PatchFailure(f"no such mutant: {', '.join(sorted(unknown))}")
+    return [mutant for mutant in every if not names or mutant.name in names]
+
+
+def apply(diff: str, native: Path) -> None:
+    """Changes the files in `native` as the diff says."""
+    for part in re.split(r"^--- .*\n(?=\+\+\+ )", diff, flags=re.MULTILINE)[1:]:
+        target, _, hunks = part.partition("\n")
+        path = native / Path(target.split()[1]).name
+        source = path.read_text(encoding="utf-8")
+        for hunk in re.split(r"^@@.*\n", hunks, flags=re.MULTILINE)[1:]:
+            lines = hunk.splitlines()
+            before = "".join(line[1:] + "\n" for line in lines if line[:1] in (" ", "-", ""))
+            after = "".join(line[1:] + "\n" for line in lines if line[:1] in (" ", "+", ""))
+            if source.count(before) != 1:
+                raise PatchFailure(f"{path.name}: a hunk fits {source.count(before)} places, not one:\n{hunk}")
+            source = source.replace(before, after)
+        path.write_text(source, encoding="utf-8")
+
+
+def build_mutant(mutant: Mutant) -> Path:
+    """A copy of the sources with the bug, compiled; only what it touches is compiled anew."""
+    native = OUT / "mutants" / mutant.name / "native"
+    shutil.rmtree(native.parent, ignore_errors=True)
+    shutil.copytree(NATIVE, native)
+    apply(mutant.diff, native)
+    return build(f"mutants/{mutant.name}/simulate", native, jobs=1, strict=False)
+
+
+def hunt(mutant: Mutant) -> tuple[Mutant, Failure | None, float]:
+    began = time.monotonic()
+    try:
+        failure, _ = run(build_mutant(mutant), 0, mutant.seeds, Options())
+    except (PatchFailure, BuildFailure) as error:
+        raise PatchFailure(f"{mutant.name}: {error}") from None
+    return mutant, failure, time.monotonic() - began
+
+
+def hunt_all(names: list[str], jobs: int) -> int:
+    """Prints what found each of them. The exit status: 1 when one survives."""
+    every = mutants(names)
+    build(jobs=jobs)  # what they share
+    survivors = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for mutant, failure, took in pool.map(hunt, every):
+            if failure:
+                said = re.sub(r"^FAILED ", "", failure.message)
+                print(f"{mutant.name:34} found in {took:4.1f} s  {said}", flush=True)
+            else:
+                survivors.append(mutant.name)
+                print(f"{mutant.name:34} SURVIVES {mutant.seeds} seeds: {mutant.text}", flush=True)
+    print(f"{len(every) - len(survivors)} of {len(every)} mutants found")
+    return 1 if survivors else 0

@@ -1,0 +1,522 @@
+/* oracle.c: what must hold, whatever the kernel does.
+ *
+ * It looks at the engine from both sides: from outside, by what clients get, what reports say and what listings show; and from
+ * inside, each time that a worker has done all it could and goes to wait: then nothing may be left over that nobody will come
+ * back to.
+ */
+#include "world.h"
+
+#include "port_linux.h"
+
+#include <stdio.h>
+
+enum {
+    PIECE_OVERHEAD = 64,        /* of connection.c */
+    LOSSES = 24,                /* receives that a cancel may still let through */
+    EARLY_MAX = 64,
+    PATIENCE_NS = 100 * 1000 * 1000, /* what late wakes and late cancels may cost together */
+};
+
+struct witness witnesses[SIM_STREAMS_MAX];
+
+/* What was ever configured, since what is above a new limit stays as it is. */
+static struct {
+    iocpd_limits largest, smallest;
+    int64_t changed_ns;
+} limits;
+
+static struct {
+    bool drain, stop;
+} asked;
+
+static struct ban_seen {
+    uint8_t network[16];
+    uint32_t prefix;
+    int64_t since_ns, until_ns; /* surely in force between these */
+} bans[64];
+static uint32_t ban_count;
+
+static uint64_t early[EARLY_MAX]; /* told of before their attach */
+static uint32_t early_count;
+
+static int64_t attention_ns[WORKERS_MAX]; /* since when a sleeping worker has been asked for attention; 0: it is not */
+
+#define EACH_LIMIT(apply)                                                                                                          \
+    apply(max_connections) apply(first_byte_ms) apply(idle_ms) apply(send_soft_bytes) apply(send_soft_ms) apply(send_hard_bytes)   \
+        apply(max_per_address) apply(accepts_per_s) apply(accepts_per_s_per_address)
+
+void oracle_reset(void) {
+    for (uint32_t i = 0; i < SIM_STREAMS_MAX; i++) {
+        struct witness *witness = &witnesses[i];
+        if (!witness->writer.listener) break; /* they are used one after the other */
+        memset(witness, 0, sizeof *witness);
+    }
+    memset(&limits, 0, sizeof limits);
+    memset(&asked, 0, sizeof asked);
+    memset(attention_ns, 0, sizeof attention_ns);
+    ban_count = early_count = 0;
+#define BEGIN(field) limits.largest.field = limits.smallest.field = world.config.field;
+    EACH_LIMIT(BEGIN)
+}
+
+void oracle_limits(const iocpd_limits *now) {
+    limits.changed_ns = world.now_ns;
+#define WIDEN(field)                                                                                                               \
+    if (now->field > limits.largest.field) limits.largest.field = now->field;                                                      \
+    if (now->field < limits.smallest.field) limits.smallest.field = now->field;
+    EACH_LIMIT(WIDEN)
+}
+
+struct witness *witness_of(uint64_t token) {
+    for (uint32_t i = sim_stream_count(); i-- > 0;)
+        if (witnesses[i].token == token) return &witnesses[i];
+    return NULL;
+}
+
+void oracle_cause(uint64_t token, enum cause cause) {
+    struct witness *witness = witness_of(token);
+    if (witness) witness->causes |= (uint32_t)cause;
+}
+
+void oracle_drain(const iocpd_drain_config *config) {
+    if (config->stop) asked.stop = true;
+    else asked.drain = true;
+}
+
+static struct connection *connection_of(const struct sim_stream *stream) {
+    return CONTAINER_OF(stream->socket, struct connection, socket);
+}
+
+/* ---- bans ------------------------------------------------------------------------------------------------------------------- */
+
+void oracle_ban(const iocpd_ban *ban, bool begun) {
+    if (begun) { /* from now on it is not certain any more, whatever it was */
+        for (uint32_t i = 0; i < ban_count; i++)
+            if (bans[i].prefix == ban->prefix && memcmp(bans[i].network, ban->network, 16) == 0) bans[i--] = bans[--ban_count];
+        return;
+    }
+    if (ban->lift || ban_count == 64) return;
+    struct ban_seen *seen = &bans[ban_count++];
+    memcpy(seen->network, ban->network, 16);
+    seen->prefix = ban->prefix;
+    seen->since_ns = world.now_ns;
+    seen->until_ns = ban->ttl_ms ? world.now_ns : INT64_MAX; /* one with a time may end at any moment */
+}
+
+static bool covers(const struct ban_seen *ban, const uint8_t *ip) {
+    for (uint32_t bit = 0; bit < ban->prefix; bit++)
+        if ((ban->network[bit / 8] ^ ip[bit / 8]) & 0x80 >> bit % 8) return false;
+    return true;
+}
+
+/* ---- a connection's life ------------------------------------------------------------------------------------------------------ */
+
+void oracle_accepted(struct sim_stream *stream) { witnesses[stream->number].accepted_ns = world.now_ns; }
+
+void oracle_refused(struct sim_stream *stream) {
+    if (witnesses[stream->number].attached) sim_fail("connection %u is closed as one that was not let in", stream->number);
+}
+
+static void admission_check(const struct sim_stream *stream) {
+    const struct witness *witness = &witnesses[stream->number];
+    uint32_t here = 0, same_address = 0, last_second = 0;
+    for (uint32_t i = 0; i < sim_stream_count(); i++) {
+        const struct witness *other = &witnesses[i];
+        if (!other->attached) continue;
+        if (!other->released) here++;
+        if (!other->released && memcmp(sim_stream_at(i)->peer.ip, stream->peer.ip, 16) == 0) same_address++;
+        if (other->accepted_ns > witness->accepted_ns - 1000000000 && other->accepted_ns <= witness->accepted_ns) last_second++;
+    }
+    if (here > limits.largest.max_connections) sim_fail("%u connections, and %u is the most", here, limits.largest.max_connections);
+    if (limits.smallest.max_per_address && same_address > limits.largest.max_per_address)
+        sim_fail("%u connections of one address, and %u is the most", same_address, limits.largest.max_per_address);
+    if (limits.smallest.accepts_per_s && last_second > 2 * limits.largest.accepts_per_s + 2)
+        sim_fail("%u accepts in a second, and %u is the rate", last_second, limits.largest.accepts_per_s);
+    for (uint32_t i = 0; i < ban_count; i++)
+        if (covers(&bans[i], stream->peer.ip) && bans[i].since_ns < witness->accepted_ns && witness->accepted_ns < bans[i].until_ns)
+            sim_fail("connection %u is let in, though its address is banned", stream->number);
+}
+
+void oracle_attached(struct sim_stream *stream) {
+    struct witness *witness = &witnesses[stream->number];
+    const struct connection *connection = connection_of(stream);
+    witness->token = connection_token(connection);
+    witness->worker = connection->worker->number;
+    witness->attached = true;
+    witness->attached_ns = world.now_ns;
+    for (uint32_t i = 0; i < early_count; i++) witness->connected_events += early[i] == witness->token;
+    for (uint32_t i = 0; i < stream->number; i++)
+        if (witnesses[i].token == witness->token) sim_fail("connections %u and %u have one token", i, stream->number);
+    if (connection->serial == 0 || connection->listener != stream->listener) sim_fail("connection %u is misunderstood", stream->number);
+    if (memcmp(connection->peer_ip, stream->peer.ip, 16) != 0) sim_fail("connection %u has another address", stream->number);
+    sim_trace("connection %u: is in the table of worker %u as %llx", stream->number, witness->worker, (unsigned long long)witness->token);
+    admission_check(stream);
+}
+
+void oracle_error(struct sim_stream *stream, int32_t os_error) {
+    static const uint32_t causes[] = {[PORT_OK] = 0,
+                                      [PORT_CANCELLED] = 0,
+                                      [PORT_RESET] = CAUSE_RESET,
+                                      [PORT_TIMED_OUT] = CAUSE_TIMED_OUT,
+                                      [PORT_NO_RESOURCES] = CAUSE_RESOURCES,
+                                      [PORT_FAILED] = CAUSE_FAILED};
+    witnesses[stream->number].causes |= causes[linux_port_error(os_error)];
+}
+
+void oracle_sent(struct sim_stream *stream, const uint8_t *data, uint32_t bytes) {
+    struct witness *witness = &witnesses[stream->number];
+    if (witness->released) sim_fail("connection %u is sent something after its end", stream->number);
+    sim_trace("connection %u: the kernel takes %u bytes", stream->number, bytes);
+    reader_take(&witness->reader, data, bytes);
+}
+
+static bool reason_is_true(const struct connection *connection, const struct witness *witness) {
+    uint32_t causes = witness->causes;
+    const iocpd_listener_config *listener = witness->reader.listener;
+    bool ended_when_slow = listener->service == IOCPD_RELAY || listener->service == IOCPD_RELAY_GROUP || listener->service == IOCPD_PYTHON;
+    switch (connection->reason) {
+    case IOCPD_CLIENT_CLOSED: return causes & CAUSE_CLIENT_END;
+    case IOCPD_CLIENT_RESET: return causes & (CAUSE_CLIENT_RESET | CAUSE_RESET);
+    case IOCPD_CLIENT_TIMED_OUT: return causes & CAUSE_TIMED_OUT;
+    case IOCPD_KICKED: return causes & CAUSE_KICK;
+    case IOCPD_BANNED: return causes & CAUSE_BAN;
+    case IOCPD_DRAINED: return asked.drain;
+    case IOCPD_SHUTDOWN: return asked.stop;
+    case IOCPD_FIRST_BYTE_TIMEOUT: return limits.largest.first_byte_ms && connection->bytes_in == 0;
+    case IOCPD_IDLE_TIMEOUT: return limits.largest.idle_ms;
+    case IOCPD_SLOW_CONSUMER: return causes & CAUSE_SLOW || ended_when_slow;
+    case IOCPD_OUT_OF_MEMORY: return causes & CAUSE_RESOURCES || memory_has_failed();
+    case IOCPD_IO_ERROR: return causes & (CAUSE_FAILED | CAUSE_RESOURCES);
+    case IOCPD_FRAME_TOO_LARGE: return causes & CAUSE_TOO_LARGE;
+    case IOCPD_SERVICE_CLOSED: return causes & CAUSE_SERVICE_CLOSE;
+    case IOCPD_SERVICE_ERROR: return causes & CAUSE_SERVICE_FAIL;
+    default: return false;
+    }
+}
+
+static bool echoes(const iocpd_listener_config *listener) {
+    return listener->service == IOCPD_ECHO || listener->service == IOCPD_PYTHON;
+}
+
+/* Everything whole that the engine has taken from it has come back. */
+static bool is_answered(const struct sim_stream *stream, const struct witness *witness) {
+    const iocpd_listener_config *listener = witness->reader.listener;
+    if (listener->service == IOCPD_ECHO && listener->framing.kind == IOCPD_RAW) return witness->reader.echoed == stream->taken;
+    const struct writer *writer = &witness->writer;
+    bool begun = writer->frame_at < writer->frame_bytes || stream->unread_bytes;
+    if (stream->unread_bytes > 0) return true; /* how many of its messages were taken is not known */
+    return witness->reader.messages + (begun && writer->messages ? 1 : 0) >= writer->messages;
+}
+
+void oracle_released(struct sim_stream *stream) {
+    struct witness *witness = &witnesses[stream->number];
+    const struct connection *connection = connection_of(stream);
+    if (witness->released) sim_fail("connection %u ends twice", stream->number);
+    witness->released = true;
+    witness->released_ns = world.now_ns;
+    witness->reason = (int32_t)connection->reason;
+    sim_trace("connection %u: ends as %s", stream->number, iocpd_reason_name(witness->reason));
+    if (!reason_is_true(connection, witness))
+        sim_fail("connection %u ends as %s, which is not true (%x)", stream->number, iocpd_reason_name(witness->reason), witness->causes);
+    if (connection->bytes_out != stream->sent)
+        sim_fail("connection %u: bytes_out is %llu, and %llu were sent", stream->number, (unsigned long long)connection->bytes_out,
+                 (unsigned long long)stream->sent);
+    if (connection->bytes_in > stream->taken) sim_fail("connection %u: bytes_in is more than has come", stream->number);
+    if (connection->reason == IOCPD_CLIENT_CLOSED && !stream->reset_on_close) { /* an orderly end: nothing is owed */
+        /* Who is kicked while a service in Python still has something of it does not wait for the answer. */
+        bool cut = connection->session && witness->causes & (CAUSE_KICK | CAUSE_BAN | CAUSE_SERVICE_CLOSE | CAUSE_SERVICE_FAIL);
+        if (echoes(witness->reader.listener) && !cut && !is_answered(stream, witness))
+            sim_fail("connection %u ends in order, but not all that it wrote was answered", stream->number);
+        if (connection->first || !reader_between(&witness->reader))
+            sim_fail("connection %u ends in order in the middle of what it is sent", stream->number);
+        if (!(connection->flags & CONNECTION_END_SEEN)) sim_fail("connection %u ends as closed by its client, who has not", stream->number);
+    }
+    if (!stream->reset_on_close && !stream->client_ended) sim_fail("connection %u is closed in order before its client's end", stream->number);
+}
+
+/* ---- a worker that goes to wait ----------------------------------------------------------------------------------------------- */
+
+/* True when it is over; complains if it was over a turn ago. */
+static bool overdue(const struct connection *connection, const char *what, int64_t since_ns, uint32_t ms, int64_t returned_ns) {
+    int64_t due = since_ns + (int64_t)ms * 1000000, noticed = limits.changed_ns + (limits.changed_ns ? PATIENCE_NS : 0);
+    if (due < noticed) due = noticed;
+    if (!ms || due >= returned_ns) return false;
+    struct witness *witness = witness_of(connection_token(connection));
+    if (witness->overdue_turns++) sim_fail("connection %u: its %s is over", witness->writer.number, what);
+    return true;
+}
+
+/* What is over at the end of the turn that has begun it is seen in the next. */
+static void deadlines_check(struct witness *witness, const struct connection *connection, int64_t returned_ns) {
+    bool late = false;
+    if (connection->state == IOCPD_OPEN) {
+        if (connection->bytes_in == 0 && limits.smallest.first_byte_ms)
+            late |= overdue(connection, "first_byte_ms", (int64_t)connection->connected_ns, limits.largest.first_byte_ms, returned_ns);
+        if (!connection->session && limits.smallest.idle_ms)
+            late |= overdue(connection, "idle_ms", (int64_t)connection->last_activity_ns, limits.largest.idle_ms, returned_ns);
+        if (connection->over_soft_ns)
+            late |= overdue(connection, "time above the soft limit", connection->over_soft_ns, limits.largest.send_soft_ms, returned_ns);
+        if (connection->flags & CONNECTION_PAUSED)
+            late |= overdue(connection, "pause", (int64_t)connection->last_activity_ns, limits.largest.send_soft_ms, returned_ns);
+    } else if (connection->state == IOCPD_DRAINING) {
+        late |= overdue(connection, "drain's time", connection->deadline_ns, connection->deadline_ns ? 1 : 0, returned_ns);
+        if (!connection->deadline_ns && connection->first)
+            late |= overdue(connection, "time to read what is queued", (int64_t)connection->last_activity_ns, limits.largest.send_soft_ms,
+                            returned_ns);
+    }
+    if (!late) witness->overdue_turns = 0;
+}
+
+static void queue_check(const struct connection *connection) {
+    const struct worker *worker = connection->worker;
+    uint64_t bytes = 0, pieces = 0, token = connection_token(connection);
+    for (const struct outgoing *piece = connection->first; piece; piece = piece->next) {
+        bytes += piece->bytes;
+        pieces++;
+        if (!piece->next && piece != connection->last) sim_fail("connection %llx: the end of its queue is lost", (unsigned long long)token);
+    }
+    if (bytes != connection->pending_bytes || pieces != connection->pieces)
+        sim_fail("connection %llx: pending_bytes is %llu and %llu are queued; %u pieces and %llu", (unsigned long long)token,
+                 (unsigned long long)connection->pending_bytes, (unsigned long long)bytes, connection->pieces, (unsigned long long)pieces);
+    const struct listener *listener = &worker->engine->listeners[connection->listener];
+    uint64_t most = limits.largest.send_hard_bytes;
+    if (listener->config.service == IOCPD_ECHO) {
+        uint64_t unlimited = limits.largest.send_soft_bytes + (uint64_t)LOSSES * (worker->pool.buffer_bytes + 1000);
+        most = (most > unlimited ? most : unlimited) + connection->pieces * PIECE_OVERHEAD;
+    }
+    if (bytes + pieces * PIECE_OVERHEAD > most)
+        sim_fail("connection %llx: its queue of %llu bytes in %llu pieces is above %llu", (unsigned long long)token,
+                 (unsigned long long)bytes, (unsigned long long)pieces, (unsigned long long)most);
+}
+
+static void connection_check(const struct connection *connection, int64_t returned_ns) {
+    uint64_t token = connection_token(connection);
+    bool receives = connection->socket.receive.outstanding, sends = connection->socket.send.outstanding;
+    bool queued = connection->first != NULL, paused = connection->flags & CONNECTION_PAUSES;
+    struct witness *witness = witness_of(token);
+    if (!witness || witness->released) sim_fail("%llx is in its table, but not a connection", (unsigned long long)token);
+    if (connection->flags & CONNECTION_DIRTY) sim_fail("connection %llx is left dirty", (unsigned long long)token);
+    queue_check(connection);
+    deadlines_check(witness, connection, returned_ns);
+    if (queued || paused || connection->over_soft_ns) witness->causes |= CAUSE_SLOW;
+    if (connection->state == IOCPD_CLOSING_STATE) {
+        const struct sim_stream *stream = sim_stream_at((uint32_t)(witness - witnesses));
+        if (!receives && !sends) sim_fail("connection %llx is closing, and nothing will end it", (unsigned long long)token);
+        if ((receives && !stream->receive.cancelled) || (sends && !stream->send.cancelled))
+            sim_fail("connection %llx is closing, and an operation was not cancelled", (unsigned long long)token);
+        return;
+    }
+    if (queued != sends) sim_fail("connection %llx has %s, but %s send", (unsigned long long)token, queued ? "bytes" : "none", sends ? "a" : "no");
+    if (connection->flags & CONNECTION_PAUSED && !queued && connection->state == IOCPD_OPEN)
+        sim_fail("connection %llx is paused, and nothing is queued", (unsigned long long)token);
+    if (connection->state == IOCPD_OPEN && !paused && !receives)
+        sim_fail("connection %llx is open and does not receive", (unsigned long long)token);
+    if (connection->state != IOCPD_DRAINING) return;
+    bool answers = connection->flags & CONNECTION_ANSWERS, through = connection->flags & CONNECTION_END_SEEN;
+    if (!through && !receives) sim_fail("connection %llx drains and does not receive", (unsigned long long)token);
+    if (!queued && !answers && through) sim_fail("connection %llx is through and not closed", (unsigned long long)token);
+    if (!queued && !answers && !(connection->flags & CONNECTION_END_SENT))
+        sim_fail("connection %llx has sent all and no end of file", (unsigned long long)token);
+    if (!connection->timer && (queued || !answers || connection->deadline_ns))
+        sim_fail("connection %llx drains without a timer", (unsigned long long)token);
+}
+
+static void timers_check(const struct worker *worker) {
+    const struct timers *timers = &worker->timers;
+    for (uint32_t i = 0; i < timers->count; i++) {
+        if (timers->heap[i].connection->timer != i + 1) sim_fail("worker %u: a timer has lost its connection", worker->number);
+        if (i && timers->heap[(i - 1) / 2].at_ns > timers->heap[i].at_ns) sim_fail("worker %u: the timers are not in order", worker->number);
+    }
+}
+
+void oracle_settled(const struct port *port) {
+    const struct worker *worker = CONTAINER_OF(port->pool, struct worker, pool);
+    uint32_t open = 0, closing = 0, used = 0, pending = 0;
+    uint64_t pending_bytes = 0;
+    if (!worker->port) return; /* it is just being opened */
+    for (uint32_t slot = 0; slot < worker->table.high; slot++) {
+        const struct connection *connection = &worker->table.chunks[slot / TABLE_CHUNK][slot % TABLE_CHUNK];
+        if (connection->state == IOCPD_FREE) continue;
+        connection_check(connection, sim_port_returned_ns(port));
+        used++;
+        open += connection->state == IOCPD_OPEN;
+        closing += connection->state == IOCPD_CLOSING_STATE;
+        pending += connection->socket.receive.outstanding + connection->socket.send.outstanding;
+        pending_bytes += connection->pending_bytes;
+    }
+    for (uint32_t i = 0; worker->number == 0 && i < worker->engine->listener_count; i++)
+        pending += worker->engine->listeners[i].port.accept.outstanding;
+    if (worker->dirty) sim_fail("worker %u goes to wait with dirty connections", worker->number);
+    if (worker->table.used != used || worker->open_count != open || worker->closing_count != closing)
+        sim_fail("worker %u counts %u connections, %u open, %u closing; there are %u, %u, %u", worker->number, worker->table.used,
+                 worker->open_count, worker->closing_count, used, open, closing);
+    if (port->pending != pending) sim_fail("worker %u: %u operations are outstanding, and %u are counted", worker->number, pending, port->pending);
+    if (worker->pending_bytes != pending_bytes) sim_fail("worker %u: pending_bytes is wrong", worker->number);
+    if (worker->engine->relay_waiting > world.config.relay_capacity + LOSSES * (uint64_t)sim_stream_count())
+        sim_fail("%llu relayed messages wait", (unsigned long long)worker->engine->relay_waiting);
+    timers_check(worker);
+}
+
+/* ---- after each step ------------------------------------------------------------------------------------------------------------ */
+
+void oracle_step(void) {
+    const iocpd_engine *engine = world.engine;
+    if (!engine || engine->joined) return;
+    for (uint32_t i = 0; i < engine->worker_count; i++) {
+        const struct worker *worker = &engine->workers[i];
+        bool asleep = worker->port && !worker->exit && sim_port_asleep(worker->port);
+        if (asleep && worker->inbox && worker->posters == 0) sim_fail("worker %u sleeps over its inbox", i);
+        if (!asleep || !worker->attention) attention_ns[i] = 0;
+        else if (!attention_ns[i]) attention_ns[i] = world.now_ns - world.jumped_ns;
+        else if (world.now_ns - world.jumped_ns > attention_ns[i] + PATIENCE_NS) sim_fail("worker %u sleeps though it is asked for attention", i);
+        if (worker->inbox_commands > world.config.inbox_capacity + COMMANDS_MAX) sim_fail("worker %u: its inbox has no bound", i);
+    }
+}
+
+bool oracle_is_open(uint32_t number) {
+    const struct witness *witness = &witnesses[number];
+    return witness->attached && !witness->released && connection_of(sim_stream_at(number))->state == IOCPD_OPEN;
+}
+
+/* ---- the calm after the storm ----------------------------------------------------------------------------------------------------- */
+
+/* NULL when everybody has what he is owed; otherwise what is missing. */
+static const char *owed(uint32_t *who) {
+    const iocpd_engine *engine = world.engine;
+    for (uint32_t i = 0; i < sim_stream_count(); i++) {
+        const struct sim_stream *stream = sim_stream_at(i);
+        const struct witness *witness = &witnesses[i];
+        *who = i;
+        if (!witness->attached || witness->released) continue;
+        const struct connection *connection = connection_of(stream);
+        if (connection->state == IOCPD_CLOSING_STATE) return "closing";
+        if (connection->pending_bytes) return "sent what is queued";
+        if (connection->state != IOCPD_OPEN || stream->client_ended || stream->client_reset || stream->broken) return "ended";
+        if (connection->flags & CONNECTION_PAUSES) return "allowed to go on";
+        bool part = stream->whole_messages && stream->unread_bytes < stream->message_bytes;
+        if (stream->unread_bytes && !part) return "read";
+        if (echoes(witness->reader.listener) && !is_answered(stream, witness)) return "answered";
+    }
+    for (uint32_t i = 0; i < engine->listener_count && engine->drain.phase == IOCPD_PHASE_NONE; i++) {
+        *who = i;
+        if (!engine->listeners[i].port.accept.outstanding) return "listening (it is a listener)";
+    }
+    *who = (uint32_t)(engine->relay_waiting + engine->broadcasts);
+    if (*who) return "sent on (so many messages are not)";
+    return NULL;
+}
+
+bool oracle_is_calm(bool must) {
+    uint32_t who;
+    const char *missing = owed(&who);
+    if (missing && must) sim_fail("in the calm, %u is never %s", who, missing);
+    return !missing;
+}
+
+void oracle_calm(void) {
+    for (uint32_t to = 0; to < sim_stream_count(); to++) {
+        const struct witness *receiver = &witnesses[to];
+        if (!receiver->attached || receiver->released || receiver->reader.listener->service != IOCPD_RELAY) continue;
+        if (connection_of(sim_stream_at(to))->state != IOCPD_OPEN) continue;
+        for (uint32_t from = 0; from < sim_stream_count(); from++) {
+            const struct witness *sender = &witnesses[from];
+            if (from == to || !sender->attached || sender->released || sender->writer.listener != receiver->reader.listener) continue;
+            if (connection_of(sim_stream_at(from))->state != IOCPD_OPEN || sim_stream_at(from)->unread_bytes) continue;
+            uint32_t whole = sender->writer.messages - (sender->writer.frame_at < sender->writer.frame_bytes);
+            if (receiver->reader.last[from] && receiver->reader.last[from] != whole)
+                sim_fail("connection %u has %u of %u messages of connection %u", to, receiver->reader.last[from], whole, from);
+        }
+    }
+}
+
+/* ---- the end ----------------------------------------------------------------------------------------------------------------------- */
+
+static void sum_check(const char *what, uint64_t counted, uint64_t are) {
+    if (counted != are) sim_fail("%s: counted %llu, there were %llu", what, (unsigned long long)counted, (unsigned long long)are);
+}
+
+void oracle_stopped(void) {
+    const iocpd_engine *engine = world.engine;
+    uint64_t taken = 0, sent = 0, attached = 0, reasons[IOCPD_REASON_COUNT] = {0};
+    for (uint32_t i = 0; i < sim_stream_count(); i++) {
+        const struct witness *witness = &witnesses[i];
+        taken += sim_stream_at(i)->taken;
+        sent += sim_stream_at(i)->sent;
+        attached += witness->attached;
+        if (witness->attached && !witness->released) sim_fail("the engine has stopped, and connection %u has not ended", i);
+        if (witness->released) reasons[witness->reason]++;
+    }
+    uint64_t adopted = 0, bytes_in = 0, bytes_out = 0, discarded = 0, accepted = 0, refused = 0, counted[IOCPD_REASON_COUNT] = {0};
+    for (uint32_t i = 0; i < engine->worker_count; i++) {
+        const struct worker *worker = &engine->workers[i];
+        adopted += worker->adopted;
+        bytes_in += worker->bytes_in;
+        bytes_out += worker->bytes_out;
+        discarded += worker->discarded_bytes;
+        for (int reason = 0; reason < IOCPD_REASON_COUNT; reason++) counted[reason] += worker->ended[reason];
+        sum_check("connections of a worker", worker->load, 0);
+        sum_check("pending bytes of a worker", worker->pending_bytes, 0);
+        sum_check("commands in an inbox", worker->inbox_commands > COMMANDS_MAX, 0);
+    }
+    for (uint32_t i = 0; i < engine->listener_count; i++) {
+        const struct listener *listener = &engine->listeners[i];
+        accepted += listener->accepted;
+        refused += listener->refused_limit + listener->refused_banned + listener->refused_address_limit +
+                   listener->refused_address_rate + listener->refused_rate + listener->refused_memory;
+        sum_check("connections of a listener", listener->connections, 0);
+    }
+    for (int reason = 0; reason < IOCPD_REASON_COUNT; reason++) sum_check(iocpd_reason_name(reason), counted[reason], reasons[reason]);
+    sum_check("adopted", adopted, attached);
+    sum_check("let in or refused", adopted + refused, sim_handles_given());
+    sum_check("accepted but not adopted", accepted < adopted || accepted - adopted > refused, 0);
+    sum_check("bytes_out", bytes_out, sent);
+    if (bytes_in > taken || bytes_in + discarded < taken) sim_fail("bytes_in does not add up");
+    for (uint32_t bucket = 0; bucket < engine->gate.visitor_buckets; bucket++)
+        for (const struct visitor *visitor = engine->gate.visitors[bucket]; visitor; visitor = visitor->next)
+            sum_check("connections of an address", visitor->connections, 0);
+    sum_check("connections", engine->connections, 0);
+    sum_check("ends", engine->closed_serial, attached);
+    sum_check("exit completions taken", engine->exits_taken, engine->worker_count);
+    sum_check("exit completions posted", engine->exits_posted, engine->worker_count);
+    sum_check("broadcasts under way", engine->broadcasts, 0);
+    sum_check("relayed messages under way", engine->relay_waiting, 0);
+}
+
+void oracle_freed(void) {
+    if (memory_blocks()) sim_fail("%llu blocks of memory are not freed", (unsigned long long)memory_blocks());
+    if (sim_handles_open()) sim_fail("%u handles are not closed", sim_handles_open());
+}
+
+/* ---- what the engine tells of it ---------------------------------------------------------------------------------------------------- */
+
+void oracle_events(const iocpd_event *events, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        const iocpd_event *event = &events[i];
+        if (event->kind != IOCPD_EVENT_CONNECTED && event->kind != IOCPD_EVENT_DISCONNECTED) continue;
+        struct witness *witness = witness_of(event->token);
+        if (!witness) { /* its CONNECTED comes before it is attached */
+            if (event->kind == IOCPD_EVENT_CONNECTED && early_count < EARLY_MAX) early[early_count++] = event->token;
+            if (event->kind == IOCPD_EVENT_DISCONNECTED) sim_fail("%llx has ended, which never was", (unsigned long long)event->token);
+            continue;
+        }
+        bool end = event->kind == IOCPD_EVENT_DISCONNECTED;
+        if (++*(end ? &witness->disconnected_events : &witness->connected_events) > 1)
+            sim_fail("%llx has two events of one kind", (unsigned long long)event->token);
+        if (end && !witness->released) sim_fail("%llx has ended by its event, and has not", (unsigned long long)event->token);
+        if (end && event->reason != witness->reason) sim_fail("%llx: its event has another reason", (unsigned long long)event->token);
+    }
+}
+
+void oracle_closed(const iocpd_closed *rows, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        const iocpd_closed *row = &rows[i];
+        uint64_t token = row->connection.token;
+        const struct witness *witness = witness_of(token);
+        if (!witness || !witness->released) sim_fail("%llx is listed as closed, and is not", (unsigned long long)token);
+        const struct sim_stream *stream = sim_stream_at((uint32_t)(witness - witnesses));
+        if (row->connection.reason != witness->reason) sim_fail("%llx: its closed record has another reason", (unsigned long long)token);
+        if (row->connection.bytes_out != stream->sent) sim_fail("%llx: its closed record has other bytes", (unsigned long long)token);
+        if (i && row->closed_serial >= rows[i - 1].closed_serial) sim_fail("closed records are out of order");
+        if (row->connection.listener != stream->listener) sim_fail("%llx: its closed record has another listener", (unsigned long long)token);
+    }
+}

@@ -1,0 +1,181 @@
+/* world.h: the simulated world: one seed's choices, its clock, its threads, and who takes part in it.
+ *
+ *   simulate.c   main: options, seeds one after the other, what a failure prints
+ *   world.c      the seed's choices, chance, the trace
+ *   threads.c    platform.h's threads, locks, events, clock and memory: coroutines on one thread, and who is next
+ *   operators.c  the engine's life, and the threads that command, list, label, ban, drain and stop it
+ *   services.c   threads of services in Python
+ *   clients.c    the other ends of the connections
+ *   streams.c    what is written to connections, so that each byte tells where it belongs
+ *   oracle.c     what must hold
+ *   ../../core/native/port_sim.c   the kernel
+ */
+#ifndef SIMULATION_WORLD_H
+#define SIMULATION_WORLD_H
+
+#include "internal.h"
+#include "port_sim.h"
+
+enum { WORKERS_MAX = 3, LISTENERS_MAX_SIM = 4, SAID_MAX = 512, COMMANDS_MAX = 512 };
+
+/* What the command line gives: of 0, the seed chooses. */
+struct options {
+    uint64_t seed;
+    uint32_t faults; /* those that it may choose */
+    uint32_t clients, commands, steps, workers, listeners;
+};
+
+/* Independent of each other, so that leaving one thing out changes the others as little as possible. */
+enum dice { DICE_SETTING, DICE_SCHEDULE, DICE_KERNEL, DICE_FAULTS, DICE_CLIENTS, DICE_OPERATORS, DICE_COUNT };
+
+struct world {
+    struct options options;
+    uint64_t dice[DICE_COUNT];
+    uint32_t faults; /* of enum sim_fault: chosen */
+    bool starting, calm;
+    int64_t now_ns;
+    int64_t jumped_ns; /* all jumps of the clock together */
+    uint64_t steps, steps_max;
+    iocpd_config config;
+    iocpd_listener_config listeners[LISTENERS_MAX_SIM];
+    uint32_t clients, commands, memory_odds; /* of an allocation to fail */
+    iocpd_engine *engine; /* NULL: not started */
+    bool stopping;
+    bool over; /* the engine has stopped: everybody ends */
+};
+
+extern struct world world;
+
+/* ---- world.c ------------------------------------------------------------------------------------------------------------ */
+
+void world_begin(const struct options *options);
+uint64_t roll(enum dice dice, uint64_t bound); /* below it */
+uint64_t roll_between(enum dice dice, uint64_t least, uint64_t most);
+bool one_in(enum dice dice, uint32_t times);
+const char *thread_name(void);
+
+/* ---- threads.c ---------------------------------------------------------------------------------------------------------- */
+
+void threads_reset(void);
+void thread_sleep(int64_t ns);
+bool thread_is_worker(uint32_t thread, uint32_t *worker);
+/* Runs until every thread has ended. */
+void schedule(void);
+void memory_reset(void); /* checks what was freed, and gives it back */
+bool memory_has_failed(void);
+
+/* ---- operators.c, services.c --------------------------------------------------------------------------------------------- */
+
+void operators_begin(void);
+void services_begin(void);
+extern uint32_t services_running;
+
+/* ---- clients.c ---------------------------------------------------------------------------------------------------------- */
+
+void clients_begin(void);
+/* Those whose time has come act. Returns when the next one will; INT64_MAX: nobody. */
+int64_t clients_act(void);
+struct platform_address client_address(uint32_t which);
+
+/* ---- streams.c ---------------------------------------------------------------------------------------------------------- */
+
+/* Something that an operator or a service has said: it says its number in each copy. */
+struct said {
+    enum { SAID_SEND, SAID_BROADCAST, SAID_FAREWELL } kind;
+    uint64_t token;    /* the only one it is for; 0: several */
+    int32_t listener;  /* -1: of all */
+    uint32_t bytes;
+    uint64_t written;  /* whole copies that the kernel has taken */
+    bool cancelled;    /* the command was refused: nobody may get it */
+    uint8_t seen[SIM_STREAMS_MAX], owed[SIM_STREAMS_MAX]; /* owed: to all that stay */
+};
+
+extern struct said said[SAID_MAX];
+extern uint32_t said_count;
+
+/* What a client writes next: up to `most` bytes, to a connection of this listener. */
+struct writer {
+    uint32_t number; /* the connection's */
+    const iocpd_listener_config *listener;
+    uint64_t written;    /* RAW: bytes */
+    uint32_t messages;   /* begun */
+    uint8_t frame[4096]; /* of which `at` bytes are written */
+    uint32_t frame_bytes, frame_at;
+    bool too_large; /* one was above the limit: nothing after it is answered */
+};
+/* Bytes that are to be written; writer_wrote tells how many were. */
+const uint8_t *writer_next(struct writer *writer, uint32_t *bytes);
+void writer_wrote(struct writer *writer, uint32_t bytes);
+
+/* What a connection gets, byte by byte. */
+struct reader {
+    uint32_t number;
+    const iocpd_listener_config *listener;
+    uint64_t echoed;   /* RAW echo: bytes */
+    uint32_t messages; /* framed echo: how many came back */
+    uint32_t last[SIM_STREAMS_MAX]; /* relay: 1 + the last message of each sender */
+    uint8_t unit[4096]; /* a message or something said, as far as it has come */
+    uint32_t unit_bytes;
+};
+void reader_take(struct reader *reader, const uint8_t *data, uint32_t bytes);
+bool reader_between(const struct reader *reader);
+
+/* A new one of these; bytes: at least SAID_BYTES_MIN. NULL when there is no number left. */
+enum { SAID_BYTES_MIN = 7 };
+uint8_t *say(uint32_t bytes, uint32_t *number);
+/* The text of a message that a service sends to many: no frame yet. */
+uint32_t say_message(uint32_t number, uint8_t *out);
+void streams_reset(void);
+
+/* ---- oracle.c ----------------------------------------------------------------------------------------------------------- */
+
+enum cause {
+    CAUSE_CLIENT_END = 1,
+    CAUSE_CLIENT_RESET = 2,
+    CAUSE_RESET = 4,     /* an operation ended with an error of this kind */
+    CAUSE_TIMED_OUT = 8,
+    CAUSE_RESOURCES = 16,
+    CAUSE_FAILED = 32,
+    CAUSE_KICK = 64,
+    CAUSE_BAN = 128,
+    CAUSE_SLOW = 256,
+    CAUSE_SERVICE_CLOSE = 512,
+    CAUSE_SERVICE_FAIL = 1024,
+    CAUSE_TOO_LARGE = 2048,
+    CAUSE_NO_MEMORY = 4096,
+};
+
+/* A connection, as the world remembers it. */
+struct witness {
+    uint64_t token; /* 0: the engine has not taken it over */
+    uint32_t worker;
+    uint32_t causes;
+    bool attached, released;
+    int32_t reason;
+    int64_t accepted_ns, attached_ns, released_ns;
+    uint32_t overdue_turns; /* that it has been seen with a deadline over */
+    struct writer writer;
+    struct reader reader;
+    uint32_t connected_events, disconnected_events, closed_rows, listed;
+};
+
+extern struct witness witnesses[SIM_STREAMS_MAX];
+
+void oracle_reset(void);
+struct witness *witness_of(uint64_t token); /* NULL: never seen */
+void oracle_cause(uint64_t token, enum cause cause);
+/* After each step of any thread. */
+void oracle_step(void);
+/* The storm is over and nothing is under way any more. */
+bool oracle_is_open(uint32_t number);
+bool oracle_is_calm(bool must); /* everybody has what he is owed; with `must`, complains if not */
+void oracle_calm(void);
+void oracle_stopped(void);
+void oracle_freed(void);
+void oracle_limits(const iocpd_limits *now);
+void oracle_events(const iocpd_event *events, uint32_t count);
+void oracle_closed(const iocpd_closed *rows, uint32_t count);
+void oracle_ban(const iocpd_ban *ban, bool begun); /* begun: asked for; otherwise in force */
+void oracle_drain(const iocpd_drain_config *config);
+
+#endif
