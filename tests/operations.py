@@ -1,7 +1,7 @@
 """Every operation of the API, and the scope that a key needs for it.
 
-Clients are generated from the names: one may come, none may change. The scopes are stated here once more, and not read from
-where the routes declare them: a slip there shows as a difference.
+Clients are generated from the names: one may come, none may change. The scopes are stated here once more, and not read
+from where the routes declare them: a slip there shows as a difference.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from fastapi import APIRouter
 from iocpd.api.auth import check_scopes, needs, public
 from iocpd.api.keys import ROLES, SCOPES, KeyFileError, add_key, read_keys, revoke_key
 from tests.integration.conftest import Api, Serve
-from tests.integration.server import SERVE, environment
+from tests.integration.server import SERVE, environment, run
 from tests.operations import OPERATIONS
 
 MakeApi = Callable[[Path], Api]
@@ -184,6 +184,19 @@ def test_a_damaged_key_file_is_refused_and_named(keys: Path, content: str) -> No
     keys.write_text(content)
     with pytest.raises(KeyFileError, match=r"keys\.json is not a key file"):
         read_keys(keys)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_key_file_that_others_may_write_to_fails_the_start(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "keys.json"
+    add_key(file, "alice", role="admin")
+    file.chmod(mode)
+    done = run(["--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--keys", str(file)], tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert f"its mode is {mode:04o}" in line
+    assert f"chmod go-w {file}" in line
 
 
 def test_the_command_makes_keys_that_the_service_asks_for(serve: Serve, tmp_path: Path) -> None:
