@@ -409,7 +409,7 @@ def test_nothing_changes_when_the_file_cannot_be_written(
             def fail(*_: object, **__: object) -> None:
                 raise OSError(code, os.strerror(code))
 
-            broken.setattr("iocpd.api.durable.tempfile.mkstemp", fail)
+            broken.setattr("iocpd.api.durable.os.fsync", fail)
             with pytest.raises(Problem) as raised:
                 await bans.add(B, None, "", "alice")
             assert (raised.value.kind.code, raised.value.status_code) == ("bans_not_saved", 507)
