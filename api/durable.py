@@ -6,7 +6,6 @@ It waits for the disk: on an event loop, call it in a thread.
 import contextlib
 import os
 import sys
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,9 +16,15 @@ def replace_file(path: Path, pieces: Iterable[bytes]) -> None:
     Who reads it, at whatever moment, and also after a loss of power, has all of the former content or all of the new
     one; when this returns, it is the new one. Only the owner may read it: that of the former file, or of the folder,
     where root writes for a service that has an account of its own. OSError: the former file is as it was.
+
+    One writer at a time: callers see to that. So there is one name for what is not whole yet, and what a process that
+    was killed has left is gone with the next write.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    descriptor = os.open(temporary, flags, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             for piece in pieces:

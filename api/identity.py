@@ -7,6 +7,7 @@ recognised as such and never names somebody else.
 
 import re
 import secrets
+import time
 
 # No vowels, so no words; no l, o, 0, 1, so it can be read aloud.
 _ALPHABET = "bcdfghjkmnpqrstvwxz23456789"
@@ -25,6 +26,12 @@ class Instance:
     def __init__(self) -> None:
         self.name = "".join(secrets.choice(_ALPHABET) for _ in range(_LETTERS))
         self.prefix = self.name + "-"
+        self._began = time.monotonic()
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since it began, whatever the system's clock was set to meanwhile."""
+        return time.monotonic() - self._began
 
     @staticmethod
     def is_name(text: str) -> bool:

@@ -11,8 +11,10 @@ replaces it under a lock. A running service sees what others have changed (`iocp
 import hashlib
 import hmac
 import json
+import os
 import re
 import secrets
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -157,6 +159,26 @@ def read_keys(path: Path) -> list[KeyRecord]:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise KeyFileError(f"{path} is not a key file: {where + ': ' if where else ''}{first['msg']}") from None
+
+
+def check_rights(path: Path) -> None:
+    """KeyFileError if somebody beside the file's owner may write to it, who could then give himself every right.
+
+    On Windows the file is as its folder is, which the installation makes for the service's account alone.
+    """
+    if os.name == "nt":
+        return
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        raise KeyFileMissing(f"there is no key file {path}") from None
+    except OSError as error:
+        raise KeyFileError(f"cannot read the key file {path}: {error.strerror}") from error
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise KeyFileError(
+            f"others than its owner may write to the key file {path} (its mode is {mode:04o}), and whoever can could"
+            f" make keys for everything: chmod go-w {path}"
+        )
 
 
 def add_key(

@@ -66,6 +66,8 @@ class RequestMiddleware:
                     self.context.request_metrics.note_replayed()
                 if status in (408, 413):
                     out["connection"] = "close"  # the rest of the body may still be on its way
+                # Before the answer leaves: what somebody was told is in the audit, even if the process dies now.
+                self.audit.note(scope, status, replayed=replayed)
             await send(message)
 
         try:
@@ -91,7 +93,8 @@ class RequestMiddleware:
             self.context.request_metrics.note(scope["method"], route, status, seconds)
             if (code := scope["state"].get("problem")) is not None:
                 self.context.request_metrics.note_problem(code)
-            self.audit.note(scope, status, replayed=replayed)
+            if not status:
+                self.audit.note(scope, status, replayed=False)
             if self.context.settings.access_log:
                 _note_access(scope, status, seconds)
 

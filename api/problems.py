@@ -16,7 +16,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from iocpd.api.logs import printable
+
 MEDIA_TYPE = "application/problem+json"
+
+# Details name values, fields and paths that came from clients: nothing in them may steer a terminal that shows the
+# answer, or make it long.
+_LONGEST = 1000
+_FIELD = 200
+_MOST_ERRORS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +354,7 @@ def body_of(problem: Problem, request_id: str) -> dict[str, Any]:
         "type": f"urn:iocpd:problem:{kind.code}",
         "title": kind.title,
         "status": kind.status,
-        "detail": problem.detail,
+        "detail": printable(problem.detail, _LONGEST),
         "code": kind.code,
         "request_id": request_id,
         "errors": problem.errors,
@@ -392,7 +400,7 @@ def from_validation_error(request: Request, error: RequestValidationError) -> Pr
     if any(item["loc"] == ("body",) and isinstance(item["input"], bytes) for item in items):
         sent = f"is {media_type}" if media_type else "has no Content-Type"
         return Problem(UNSUPPORTED_MEDIA_TYPE, f"the body {sent}; send it as Content-Type: application/json")
-    errors = [_field_problem(item) for item in items]
+    errors = [_field_problem(item) for item in items[:_MOST_ERRORS]]
     first, item = errors[0], items[0]
     name = (
         f"{first['location']} {first['field']}".strip()
@@ -401,7 +409,7 @@ def from_validation_error(request: Request, error: RequestValidationError) -> Pr
     )
     # Scalars from the query and the path are named; what is in a body may be a message, and those are repeated nowhere.
     shown = f" is {item['input']!r:.80}" if first["location"] != "body" and isinstance(item["input"], str) else ""
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    more = f" (and {len(items) - 1} more)" if len(items) > 1 else ""
     return Problem(VALIDATION_FAILED, f"{name}{shown}: {first['detail']}{more}", errors=errors)
 
 
@@ -417,7 +425,12 @@ def _field_problem(item: Mapping[str, Any]) -> dict[str, str]:
     detail = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         detail = "there is no such field here"
-    return {"location": str(location), "field": ".".join(map(str, path)), "code": str(item["type"]), "detail": detail}
+    return {
+        "location": str(location),
+        "field": printable(".".join(map(str, path)), _FIELD),
+        "code": str(item["type"]),
+        "detail": printable(detail, _LONGEST),
+    }
 
 
 _CHALLENGE = {"description": "what is asked for (RFC 6750)", "schema": {"type": "string", "pattern": "^Bearer "}}

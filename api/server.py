@@ -10,13 +10,13 @@ import contextlib
 import contextvars
 import gc
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from types import FrameType
 
 import prometheus_client
@@ -225,9 +225,14 @@ class _Service:
 
     async def _join(self) -> int:
         """Waits for the engine's threads; the exit status."""
+        deadline, gives_up = None, math.inf
         while not await asyncio.to_thread(self._engine.join, 0.5):
-            deadline = self._engine.drain_progress().deadline_at
-            if deadline and (datetime.now(UTC) - deadline).total_seconds() > _JOIN_MARGIN_SECONDS:
+            progress = self._engine.drain_progress()
+            if progress.deadline_at != deadline and progress.started_at and progress.deadline_at:
+                # Both are of the engine's own clock. The system's may have been set since, and says nothing here.
+                deadline, lasts = progress.deadline_at, progress.deadline_at - progress.started_at
+                gives_up = time.monotonic() + lasts.total_seconds() + _JOIN_MARGIN_SECONDS
+            if time.monotonic() > gives_up:
                 _log.error(f"the engine has not stopped {_JOIN_MARGIN_SECONDS:g} s after its deadline; giving up")
                 self._note("stop", f"process {os.getpid()}", outcome="engine_stuck")
                 self._audit.close()

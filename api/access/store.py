@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from iocpd.api.keys import KeyFileError, KeyFileMissing, KeyRing, read_keys
+from iocpd.api.keys import KeyFileError, KeyFileMissing, KeyRing, check_rights, read_keys
 from iocpd.api.logs import get_logger
 
 _Stamp = tuple[int, int, int, int]
@@ -18,8 +18,8 @@ _log = get_logger("iocpd.keys")
 class KeyStore:
     """For the event loop's thread alone.
 
-    A file that can't be used any more - it is gone, damaged, not readable - leaves the keys as they were: nothing that
-    happens to it opens the API.
+    A file that can't be used any more - it is gone, damaged, not readable, or others may write to it - leaves the keys
+    as they were: nothing that happens to it opens the API.
     """
 
     CHECK_SECONDS = 1.0
@@ -110,4 +110,5 @@ def _load(path: Path) -> KeyFile:
         raise KeyFileMissing(f"there is no key file {path}") from None
     except OSError as error:
         raise KeyFileError(f"cannot read the key file {path}: {error.strerror}") from error
+    check_rights(path)
     return KeyRing(read_keys(path)), seen

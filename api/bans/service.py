@@ -152,6 +152,8 @@ class Bans:
 
         BanFileError; the engine's errors.
         """
+        if self._loaded:
+            return
         async with self._loading:
             if not self._loaded:
                 await self._load()

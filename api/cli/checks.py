@@ -153,13 +153,14 @@ def _address(host: str, port: int) -> str:
 
 
 def _rights(settings: Settings) -> Iterator[Check]:
-    from iocpd.api.keys import KeyFileError, KeyFileMissing, read_keys
+    from iocpd.api.keys import KeyFileError, KeyFileMissing, check_rights, read_keys
     from iocpd.api.settings import is_loopback
 
     yield _state_folder(settings.state_dir)
     path = settings.keys_path
     try:
         keys = read_keys(path)
+        check_rights(path)
     except KeyFileMissing as error:
         host = settings.http.host
         try:

@@ -43,7 +43,7 @@ def show_kicks(report: KickReport, *, output: Output) -> Status:
     if output.json or not for_people():
         for each in report.outcomes:
             peer = endpoint(each.peer.ip, each.peer.port) if each.peer else ""
-            print(as_json(each) if output.json else f"{each.id}\t{peer}\t{each.outcome}")
+            print(as_json(each) if output.json else "\t".join(map(safe, (each.id, peer, each.outcome))))
     else:
         _kick_table(report, output)
     if report.dry_run:
@@ -83,7 +83,7 @@ def show_broadcast(report: BroadcastReport, *, output: Output) -> Status:
 
 def tell_job(kind: str, job: str, *, output: Output) -> None:
     """A job that goes on by itself."""
-    print(safe_json({"job": job}) if output.json else job)
+    print(safe_json({"job": job}) if output.json else safe(job))
     _tell(f"the {kind} goes on; `iocpd job {safe(job)}` shows how far it is, --cancel stops it")
 
 
@@ -95,7 +95,7 @@ def _kick_table(report: KickReport, output: Output) -> None:
     table = grid(["ID", "PEER", "OUTCOME"], [False, False, False])
     for each in report.outcomes:
         peer = endpoint(each.peer.ip, each.peer.port) if each.peer else ""
-        outcome = Text(each.outcome.replace("_", " "), style=_KICK_STYLES.get(each.outcome, "dim"))
+        outcome = Text(safe(each.outcome).replace("_", " "), style=_KICK_STYLES.get(each.outcome, "dim"))
         table.add_row(Text(safe(each.id)), Text(safe(peer)), outcome)
     console(no_color=output.no_color).print(table)
     if report.outcomes_omitted:

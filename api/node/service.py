@@ -44,7 +44,7 @@ def describe_node(context: Context) -> NodeView:
         version=version(),
         pid=os.getpid(),
         started_at=info.started_at,
-        uptime=format_duration((datetime.now(UTC) - info.started_at).total_seconds()),
+        uptime=format_duration(context.instance.uptime),
         backend={"name": info.backend, "reason": info.backend_reason},
         workers=info.workers,
         phase=engine.drain_progress().phase,

@@ -5,16 +5,20 @@ It says little when it passes, and much under a sanitizer.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from iocpd.core import (
+    BanTableFull,
+    Command,
     ConnectionClosing,
     ConnectionEnded,
     ConnectionUnknown,
@@ -23,6 +27,8 @@ from iocpd.core import (
     EngineBusy,
     EngineStopped,
     Filter,
+    LabelsChanged,
+    Reason,
     Report,
     SendQueueFull,
     State,
@@ -39,7 +45,10 @@ REFUSALS = (
     ConnectionClosing,
     ConnectionEnded,
     ConnectionUnknown,
+    LabelsChanged,
+    BanTableFull,
 )
+LOOPBACK, OTHERS = ip_network("127.0.0.1"), ip_network("192.0.2.0/24")
 
 
 def misbehave(source: random.Random, ports: list[int], halt: threading.Event) -> None:
@@ -72,37 +81,126 @@ def misbehave(source: random.Random, ports: list[int], halt: threading.Event) ->
         client.close()
 
 
-def command(source: random.Random, engine: Engine, futures: list[Future[Any]], halt: threading.Event) -> None:
+class Commands:
+    """What one thread asks of the engine, and what it was answered."""
+
+    def __init__(self, source: random.Random, engine: Engine) -> None:
+        self.source = source
+        self.engine = engine
+        self.futures: list[Future[Any]] = []
+        self.many: list[Command[Report]] = []
+
+    def run(self, halt: threading.Event) -> None:
+        chances = {
+            self.send: 6,
+            self.kick: 4,
+            self.kick_many: 2,
+            self.broadcast: 6,
+            self.label: 3,
+            self.ban: 2,
+            self.ask: 3,
+            self.look: 2,
+            self.configure: 1,
+            self.drain: 1,
+        }
+        while not halt.is_set():
+            rows = self.engine.connections(limit=self.source.choice([1, 5, 100])).items
+            ids = [row.id for row in rows] or [1]
+            (action,) = self.source.choices(list(chances), list(chances.values()))
+            with contextlib.suppress(*REFUSALS):
+                action(ids)
+            for command in self.many[-5:]:
+                settled(command.report())
+
+    def data(self) -> bytes:
+        return self.source.randbytes(self.source.choice([1, 1000, 30_000]))
+
+    def send(self, ids: list[int]) -> None:
+        self.futures.append(self.engine.submit_send(self.source.choice(ids), self.data()))
+
+    def kick(self, ids: list[int]) -> None:
+        force, timeout = self.source.random() < 0.3, self.source.choice([0, 0.01, 0.3])
+        id, farewell = self.source.choice(ids), self.data()
+        self.futures.append(self.engine.submit_kick(id, farewell=farewell, force=force, timeout=timeout))
+
+    def kick_many(self, ids: list[int]) -> None:
+        some = self.source.choices(ids, k=self.source.choice([1, 2, 30]))
+        reason = self.source.choice([Reason.KICKED, Reason.BANNED])
+        self.futures.append(self.engine.submit_kicks(some, timeout=self.source.choice([0, 0.05]), reason=reason).future)
+
+    def broadcast(self, ids: list[int]) -> None:
+        filter = self.source.choice(
+            [None, Filter(listener=1), Filter(state=State.OPEN, idle_for=0.01), Filter(group="a")]
+        )
+        command = self.engine.submit_broadcast(
+            self.data(),
+            filter,
+            ids=self.source.choice([None, ids]),
+            exclude=self.source.choice([(), ids[:3]]),
+            on_slow=self.source.choice(["skip", "disconnect"]),
+            ttl=self.source.choice([0, 0.001, 0.05]),
+        )
+        self.many.append(command)
+        self.futures.append(command.future)
+
+    def label(self, ids: list[int]) -> None:
+        tags = {self.source.choice("abc"): self.source.choice([None, "x", "y" * 100])}
+        groups = self.source.choice([None, [], ["a"], ["a", "b"]])
+        self.futures.append(self.engine.submit_label(self.source.choice(ids), tags=tags, groups=groups).future)
+
+    def ban(self, _: list[int]) -> None:
+        if self.source.random() < 0.5:
+            self.futures.append(self.engine.submit_bans([(LOOPBACK, 0.005)]).future)
+        else:
+            self.futures.append(self.engine.submit_bans([(OTHERS, 0)], [LOOPBACK]).future)
+
+    def ask(self, ids: list[int]) -> None:
+        if self.source.random() < 0.7:
+            self.futures.append(self.engine.submit_rtt(self.source.choice(ids)).future)
+        else:
+            self.futures.append(self.engine.submit_barrier().future)
+
+    def look(self, _: list[int]) -> None:
+        assert all(stats.port for stats in self.engine.listener_stats())
+        assert self.engine.count() <= self.engine.info().last_serial
+        self.engine.closed(limit=10)
+
+    def configure(self, _: list[int]) -> None:
+        self.engine.configure(
+            idle_timeout=self.source.choice([0, 0.05, 1]),
+            send_soft_bytes=self.source.choice([1000, 100_000]),
+            send_soft_seconds=self.source.choice([0.02, 0.5]),
+            max_connections=self.source.choice([30, 60_000]),
+            accepts_per_s_per_address=self.source.choice([0, 1000]),
+        )
+
+    def drain(self, _: list[int]) -> None:
+        self.engine.drain(
+            lb_delay=self.source.choice([0, 0.005]),
+            grace=self.source.choice([0, 0.01]),
+            deadline=self.source.choice([0, 0.05, 1]),
+            rate_per_s=self.source.choice([0, 100]),
+            farewell=self.source.choice([b"", self.data()]),
+        )
+        time.sleep(self.source.random() * 0.03)
+        self.engine.cancel_drain()
+
+
+def settled(report: Report) -> None:
+    """The sums of a report, while some still waits and when none does."""
+    waiting = report.queued - report.written - report.closed_before_write - report.expired
+    assert waiting == 0 if report.done else waiting >= 0, report
+    assert not report.done or report.matched == report.queued + report.skipped_slow + report.failed, report
+
+
+def watch(engine: Engine, halt: threading.Event) -> None:
+    """Reads events: each is told once, or counted as missed."""
+    position = engine.event_position()
     while not halt.is_set():
-        rows = engine.connections(limit=source.choice([1, 5, 100])).items
-        id = source.choice(rows).id if rows else 1
-        data = source.randbytes(source.choice([1, 1000, 30_000]))
-        action = source.random()
-        try:
-            if action < 0.35:
-                futures.append(engine.submit_send(id, data))
-            elif action < 0.6:
-                force, timeout = source.random() < 0.3, source.choice([0, 0.01, 0.3])
-                futures.append(engine.submit_kick(id, farewell=data, force=force, timeout=timeout))
-            elif action < 0.85:
-                filter = source.choice([None, Filter(listener=1), Filter(state=State.OPEN, idle_for=0.01)])
-                futures.append(engine.submit_broadcast(data, filter).future)
-            elif action < 0.95:
-                assert all(stats.port for stats in engine.listener_stats())
-                assert engine.count() <= engine.info().last_serial
-                engine.closed(limit=10)
-            else:
-                engine.drain(
-                    lb_delay=source.choice([0, 0.005]),
-                    grace=source.choice([0, 0.01]),
-                    deadline=source.choice([0, 0.05, 1]),
-                    rate_per_s=source.choice([0, 100]),
-                    farewell=source.choice([b"", data]),
-                )
-                time.sleep(source.random() * 0.03)
-                engine.cancel_drain()
-        except REFUSALS:
-            pass
+        batch = engine.events(position, limit=100)
+        assert sum(batch.position.counts) - sum(position.counts) == len(batch.events) + batch.missed
+        position = batch.position
+        halt.wait(0.002)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -124,28 +222,31 @@ def test_chaos_leaves_no_command_open_and_all_sums_right(start: Start, seed: int
         inbox_capacity=source.choice([2, 4096]),
         relay_capacity=source.choice([1, 64]),
         closed_capacity=source.choice([1, 100]),
+        event_capacity=source.choice([64, 4096]),
     )
-    ports, futures, halt = [port_of(engine, listener) for listener in range(3)], list[Future[Any]](), threading.Event()
-    sources = [random.Random(source.random()) for _ in range(6)]
-    threads = [threading.Thread(target=misbehave, args=(each, ports, halt)) for each in sources[:4]]
-    threads += [threading.Thread(target=command, args=(each, engine, futures, halt)) for each in sources[4:]]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.7)
-    engine.stop(deadline=source.choice([0, 0.05, 0.5]), farewell=b"end")
-    halt.set()
-    for thread in threads:
-        thread.join(PATIENCE)
+    ports, halt = [port_of(engine, listener) for listener in range(3)], threading.Event()
+    commands = [Commands(random.Random(source.random()), engine) for _ in range(2)]
+    with ThreadPoolExecutor(7) as pool:
+        work = [pool.submit(misbehave, random.Random(source.random()), ports, halt) for _ in range(4)]
+        work += [pool.submit(each.run, halt) for each in commands]
+        work += [pool.submit(watch, engine, halt)]
+        try:
+            wait(work, 0.7, FIRST_EXCEPTION)
+            engine.stop(deadline=source.choice([0, 0.05, 0.5]), farewell=b"end")
+        finally:
+            halt.set()
+        for each in work:
+            each.result(PATIENCE)
 
+    futures = [future for each in commands for future in each.futures]
     assert not wait(futures, PATIENCE).not_done
     for future in futures:
         error = future.exception()
-        assert error is None or isinstance(error, REFUSALS)
+        assert error is None or isinstance(error, REFUSALS), error
         result = None if error else future.result()
         if isinstance(result, Report):
             assert result.done
-            assert result.matched == result.queued + result.skipped_slow + result.failed
-            assert result.queued == result.written + result.closed_before_write
+            settled(result)
     workers, listeners = engine.worker_stats(), engine.listener_stats()
     assert all((stats.connections, stats.pending_bytes, stats.relay_waiting) == (0, 0, 0) for stats in workers)
     adopted = sum(stats.adopted for stats in workers)

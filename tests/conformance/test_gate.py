@@ -28,6 +28,15 @@ def refused(engine: Engine, host: str = "127.0.0.1") -> bool:
         return True
 
 
+def test_who_is_refused_is_reset(start: Start) -> None:
+    engine = start("echo")
+    engine.submit_bans([(LOOPBACK, 0)]).future.result(PATIENCE)
+    # When it reads, or while it still connects: never an end of the stream.
+    with pytest.raises((ConnectionResetError, ConnectionAbortedError)), Client(port_of(engine)) as client:
+        client.socket.recv(1)
+    eventually(lambda: engine.listener_stats()[0].refused_banned == 1)
+
+
 def come_and_go(engine: Engine) -> None:
     with contextlib.suppress(ConnectionResetError, ConnectionAbortedError):
         Client(port_of(engine)).reset()

@@ -65,12 +65,13 @@ def test_above_the_soft_limit_for_too_long_is_a_slow_consumer(start: Start) -> N
 
 def test_below_the_soft_limit_again_in_time_is_no_slow_consumer(start: Start) -> None:
     engine = start("discard", send_soft_bytes=32 * 1024, send_hard_bytes=12 << 20, send_soft_seconds=2.0)
-    (client,) = connect(engine, 1)
-    id = connection_of(engine, client).id
+    reader, slow = connect(engine, 2)
+    id, later = (connection_of(engine, client).id for client in (reader, slow))
     fill(engine, id, above=32 * 1024)
     row = engine.connection(id)
-    client.read(row.bytes_out + row.pending_bytes)
-    time.sleep(2.3)
+    reader.read(row.bytes_out + row.pending_bytes)
+    fill(engine, later, above=32 * 1024)  # its time begins when the other's has begun long ago, and runs out
+    assert eventually(lambda: engine.closed())[0].connection.id == later
     assert engine.connection(id).state == State.OPEN
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from iocpd.api.app import create_app
 from iocpd.api.audit.trail import AuditTrail
 from iocpd.api.settings import Settings
 from iocpd.core import BackendUnavailable, Engine, EngineConfig, ListenerConfig, probe
+from tests.integration.leaks import Leaks
 from tests.integration.server import BACKENDS, OVERRIDE, Server
 
 Serve = Callable[..., Server]
@@ -58,8 +60,9 @@ def serve(backend: str, tmp_path: Path) -> Iterator[Serve]:
 
     yield begin
     for server in servers:
-        server.http.close()
         server.kill()
+    for server in servers:
+        server.end()
 
 
 @pytest.fixture
@@ -74,6 +77,7 @@ class Api:
     def __init__(self, app: FastAPI, engine: Engine) -> None:
         self.app = app
         self.engine = engine
+        self.leaks = Leaks()
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def exchange() -> httpx.Response:
@@ -81,7 +85,10 @@ class Api:
             async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
                 return await client.request(method, path, **options)
 
-        return asyncio.run(exchange())
+        answer = asyncio.run(exchange())
+        self.leaks.note_request(answer.request)
+        self.leaks.check_answer(answer)
+        return answer
 
 
 @pytest.fixture
@@ -91,17 +98,30 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture
-def api(engine: Engine, tmp_path: Path) -> Api:
-    """Without keys."""
-    return _api(engine, tmp_path / "state", tmp_path / "state" / "keys.json")
+def make_api(engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[Path], Api]]:
+    caplog.set_level(logging.DEBUG, "iocpd")
+    state = tmp_path / "state"
+    made: list[Api] = []
+
+    def make(keys: Path) -> Api:
+        audit = AuditTrail(state, max_bytes=1 << 20, files=4)
+        app = create_app(engine, Settings(state_dir=state), keys=KeyStore(keys), audit=audit)
+        made.append(Api(app, engine))
+        return made[-1]
+
+    yield make
+    for api in made:
+        api.leaks.check("the log", caplog.text.encode(errors="replace"))
+        api.leaks.check_files(state.rglob("*"))
 
 
 @pytest.fixture
-def api_with_keys(engine: Engine, tmp_path: Path) -> Callable[[Path], Api]:
+def api(make_api: Callable[[Path], Api], tmp_path: Path) -> Api:
+    """Without keys."""
+    return make_api(tmp_path / "state" / "keys.json")
+
+
+@pytest.fixture
+def api_with_keys(make_api: Callable[[Path], Api]) -> Callable[[Path], Api]:
     """With the keys of a file."""
-    return lambda keys: _api(engine, tmp_path / "state", keys)
-
-
-def _api(engine: Engine, state: Path, keys: Path) -> Api:
-    audit = AuditTrail(state, max_bytes=1 << 20, files=4)
-    return Api(create_app(engine, Settings(state_dir=state), keys=KeyStore(keys), audit=audit), engine)
+    return make_api

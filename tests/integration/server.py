@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import httpx
 
+from tests.integration.leaks import Leaks
 from tests.support import PATIENCE, Client, eventually
 
 OVERRIDE = shlex.split(os.environ.get("IOCPD_SERVE_COMMAND", ""))
@@ -68,6 +69,8 @@ class Server:
         key: str | None = None,
         **settings: object,
     ) -> None:
+        self.leaks = Leaks()
+        self._state = state
         command = [*SERVE, "--http", "127.0.0.1:0", "--backend", backend, *arguments]
         for listener in tcp:
             command += ["--tcp", listener]
@@ -88,7 +91,13 @@ class Server:
         self.url = next(re.findall(r"http://[^ ]+", line)[0] for line in self.lines if line.startswith("http "))
         self.http_port = int(self.url.rpartition(":")[2])
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self.http = httpx.Client(base_url=self.url, headers=headers, timeout=PATIENCE, trust_env=False)
+        self.http = httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=PATIENCE,
+            trust_env=False,
+            event_hooks={"request": [self.leaks.note_request], "response": [self.leaks.check_answer]},
+        )
 
     def _read(self) -> None:
         assert self.process.stdout is not None
@@ -125,12 +134,19 @@ class Server:
         self.process.wait(PATIENCE)
         self._log.close()
 
+    def end(self) -> None:
+        """Kills it if it still runs, and looks through all that it has written."""
+        self.http.close()
+        self.kill()
+        self.leaks.check("stdout", "\n".join(self.lines).encode())
+        self.leaks.check("the arguments", " ".join(map(str, self.process.args)).encode())  # type: ignore[arg-type]
+        self.leaks.check_files(self._state.rglob("*"))
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.http.close()
-        self.kill()
+        self.end()
 
     # --- the API ------------------------------------------------------------------------------------------------------
 

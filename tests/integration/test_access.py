@@ -4,45 +4,33 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import APIRouter
 
 from iocpd.api.auth import check_scopes, needs, public
 from iocpd.api.keys import ROLES, SCOPES, KeyFileError, add_key, read_keys, revoke_key
 from tests.integration.conftest import Api, Serve
-from tests.integration.server import SERVE, environment
+from tests.integration.server import SERVE, environment, run
+from tests.operations import OPERATIONS
 
 MakeApi = Callable[[Path], Api]
 
-CALLS = {
-    "connections:read": [("GET", "/v1/connections"), ("GET", "/v1/connections/closed"), ("GET", "/v1/connections/x")],
-    "connections:kick": [("DELETE", "/v1/connections/x"), ("POST", "/v1/kicks")],
-    "connections:tag": [("PATCH", "/v1/connections/x")],
-    "messages:send": [("POST", "/v1/connections/x/messages")],
-    "broadcasts:send": [("POST", "/v1/broadcasts")],
-    "node:read": [("GET", "/v1/node"), ("GET", "/v1/node/drain"), ("GET", "/v1/listeners")],
-    "node:drain": [("DELETE", "/v1/node/drain")],
-    "node:reload": [("POST", "/v1/node/reload")],
-    "metrics:read": [("GET", "/metrics")],
-    "bans:read": [("GET", "/v1/bans")],
-    "bans:write": [("DELETE", "/v1/bans/x")],
-    "keys:read": [("GET", "/v1/keys")],
-    "keys:write": [("DELETE", "/v1/keys/x")],
-    "audit:read": [("GET", "/v1/audit")],
+BODIES: dict[str, dict[str, Any]] = {
+    "bans-create": {"address": "192.0.2.1", "ttl": "1s"},
+    "broadcasts-send": {"ip": "192.0.2.1", "payload": {"text": "x"}},
+    "connections-label": {"groups": ["a"]},
+    "keys-create": {"name": "another", "scopes": ["keys:write"]},
+    "kicks-start": {"ip": "192.0.2.1"},
+    "messages-send": {"text": "x"},
 }
-BODIES: dict[tuple[str, str], dict[str, Any]] = {
-    ("POST", "/v1/broadcasts"): {"json": {"ip": "192.0.2.1", "payload": {"text": "x"}}},
-    ("POST", "/v1/kicks"): {"json": {"ip": "192.0.2.1"}},
-    ("PATCH", "/v1/connections/x"): {"json": {"groups": ["a"]}},
-}
-# Its call, which is an end, has a test of its own.
-UNCALLED = {"node:shutdown"}
 
 
 def bearer(key: str) -> dict[str, dict[str, str]]:
@@ -54,22 +42,41 @@ def keys(tmp_path: Path) -> Path:
     return tmp_path / "state" / "keys.json"
 
 
-def test_a_key_may_do_what_its_scope_says_and_nothing_else(keys: Path, api_with_keys: MakeApi) -> None:
-    assert CALLS.keys() | UNCALLED == SCOPES.keys()
-    made = {scope: add_key(keys, scope.replace(":", "-"), scopes=(scope,)) for scope in SCOPES}
+def path_of(document: dict[str, Any], id: str) -> tuple[str, str]:
+    """The method and the path of an operation, on something that is not there."""
+    return next(
+        (method.upper(), re.sub(r"{\w+}", "x", path))
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if operation["operationId"] == id
+    )
+
+
+@pytest.mark.parametrize("id", OPERATIONS)
+def test_an_operation_is_open_to_its_scope_and_to_nothing_else(id: str, keys: Path, api_with_keys: MakeApi) -> None:
+    scope = OPERATIONS[id]
+    others = tuple(each for each in SCOPES if each != scope)
+    without = add_key(keys, "without", scopes=others)
+    only = add_key(keys, "only", scopes=(scope,)) if scope else without
     api = api_with_keys(keys)
-    for needed, calls in CALLS.items():
-        for method, path in calls:
-            for scope, key in made.items():
-                answer = api.call(method, path, **bearer(key), **BODIES.get((method, path), {}))
-                if scope == needed:
-                    assert answer.status_code in (200, 404, 409, 415, 422), (method, path, answer.text)
-                else:
-                    assert answer.status_code == 403, (method, path, scope)
-                    problem = answer.json()
-                    assert problem["code"] == "scope_missing"
-                    assert needed in problem["detail"]
-                    assert f'scope="{needed}"' in answer.headers["www-authenticate"]
+    method, path = path_of(api.app.openapi(), id)
+    body = {"json": BODIES[id]} if id in BODIES else {}
+
+    def call(key: str | None) -> httpx.Response:
+        headers = {"last-event-id": "none"}  # or the stream would not end
+        return api.call(method, path, headers=headers | (bearer(key)["headers"] if key else {}), **body)
+
+    if scope is None:
+        assert call(None).status_code == 200
+        return
+    nobody, refused = call(None), call(without)
+    assert (nobody.status_code, nobody.json()["code"]) == (401, "key_missing")
+    assert (refused.status_code, refused.json()["code"]) == (403, "scope_missing")
+    assert f"has no scope {scope}," in refused.json()["detail"]
+    assert f'scope="{scope}"' in refused.headers["www-authenticate"]
+    assert api.engine.running
+    let_in = call(only)
+    assert let_in.status_code in (200, 201, 202, 204, 404, 409, 422), let_in.text
 
 
 def test_without_a_key_or_with_a_wrong_one_nothing_is_told(keys: Path, api_with_keys: MakeApi) -> None:
@@ -177,6 +184,19 @@ def test_a_damaged_key_file_is_refused_and_named(keys: Path, content: str) -> No
     keys.write_text(content)
     with pytest.raises(KeyFileError, match=r"keys\.json is not a key file"):
         read_keys(keys)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+@pytest.mark.parametrize("mode", [0o620, 0o602, 0o666])
+def test_a_key_file_that_others_may_write_to_fails_the_start(tmp_path: Path, mode: int) -> None:
+    file = tmp_path / "keys.json"
+    add_key(file, "alice", role="admin")
+    file.chmod(mode)
+    done = run(["--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--keys", str(file)], tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert f"its mode is {mode:04o}" in line
+    assert f"chmod go-w {file}" in line
 
 
 def test_the_command_makes_keys_that_the_service_asks_for(serve: Serve, tmp_path: Path) -> None:

@@ -775,7 +775,9 @@ def test_doctor_sees_ports_that_are_taken(stranger: Person) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
-def test_doctor_warns_of_a_key_file_that_others_may_read(stranger: Person, tmp_path: Path) -> None:
+def test_doctor_warns_of_a_key_file_that_others_may_read_and_stops_at_one_that_they_may_write(
+    stranger: Person, tmp_path: Path
+) -> None:
     path = tmp_path / "keys.json"
     add_key(path, "admin", role="admin")
     stranger.variables |= {"IOCPD_KEYS_FILE": str(path)}
@@ -783,6 +785,10 @@ def test_doctor_warns_of_a_key_file_that_others_may_read(stranger: Person, tmp_p
     rows = [json.loads(line) for line in doctor(stranger).lines]
     (found,) = [row for row in rows if row["check"] == "keys"]
     assert (found["verdict"], "chmod 600" in found["text"]) == ("warn", True)
+    path.chmod(0o620)
+    rows = [json.loads(line) for line in doctor(stranger).lines]
+    (found,) = [row for row in rows if row["check"] == "keys"]
+    assert (found["verdict"], "chmod go-w" in found["text"]) == ("stop", True)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])

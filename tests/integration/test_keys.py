@@ -196,6 +196,7 @@ def test_a_running_service_follows_its_key_file(serve: Serve, tmp_path: Path) ->
     eventually(lambda: "the key file can't be used" in (status(bob), server.log())[1])
     assert status(bob) == 200
     assert server.http.get("/v1/node", headers={"authorization": ""}).status_code == 401
+    file.touch(0o600)
     file.write_bytes(content[:100])
     assert (status(bob), status("wrong")) == (200, 401)
     file.write_bytes(content)

@@ -86,6 +86,25 @@ def test_a_file_that_is_gone_or_damaged_keeps_the_former_keys_and_is_told_of_onc
     assert not keys.troubled
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
+def test_a_file_that_others_may_write_to_is_not_used(
+    file: Path, store: Callable[[], KeyStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    alice = add_key(file, "alice", role="admin")
+    keys = store()
+    file.chmod(0o622)
+    bob = add_key(file, "bob", role="admin")  # a new file in its place, of the owner alone again
+    assert names(keys, alice, bob) == ["alice", "bob"]
+    file.write_text(file.read_text().replace('"bob"', '"eve"'))
+    file.chmod(0o662)
+    assert names(keys, alice, bob) == ["alice", "bob"]
+    assert "chmod go-w" in caplog.text
+    with pytest.raises(KeyFileError, match="0662"):
+        store()
+    file.chmod(0o644)
+    assert names(keys, alice, bob) == ["alice", "eve"]
+
+
 def test_a_file_without_keys_lets_nobody_in(file: Path, store: Callable[[], KeyStore]) -> None:
     alice = add_key(file, "alice", role="admin")
     keys = store()

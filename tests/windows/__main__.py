@@ -24,11 +24,9 @@ INTEGRATION_INSIDE = [
 ]
 # These speak HTTP and do not know what they talk to, or are of Unix: one system is enough for them.
 INTEGRATION_ELSEWHERE = [
-    *(f"tests/integration/test_{name}.py" for name in ("audit", "cli", "client", "events", "idempotency")),
-    *(
-        f"tests/integration/test_{name}.py"
-        for name in ("keys", "metrics", "openapi", "priority", "reload", "supervisor")
-    ),
+    *(f"tests/integration/test_{name}.py" for name in ("audit", "cli", "client", "clock", "crash", "events")),
+    *(f"tests/integration/test_{name}.py" for name in ("hostile", "idempotency", "keys", "machine", "metrics")),
+    *(f"tests/integration/test_{name}.py" for name in ("openapi", "priority", "reload", "supervisor")),
 ]
 INTEGRATION_OUTSIDE = [
     "tests/integration",

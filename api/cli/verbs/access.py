@@ -81,7 +81,7 @@ def add(
         with connect(where) as client:
             single = cast("list[Scope] | None", scopes or None)  # the service tells which there are
             made = client.add_key(name, role=known, scopes=single, expires_in=expires_in)
-        print(as_json(made) if output.json else made.key)
+        print(as_json(made) if output.json else safe(made.key))
         _say(f"the service has the hash of {made.name!r}; the key itself is shown only now")
         return Status.DONE
     from iocpd.api.durations import parse_duration

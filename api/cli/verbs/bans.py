@@ -79,7 +79,7 @@ def ban(
         kicked = "" if made.kicked is None else f", {plural(made.kicked, 'connection')} kicked"
         console(no_color=output.no_color).print(f"{safe(made.address)} is banned (id {safe(made.id)}){kicked}")
     else:
-        print(made.id)
+        print(safe(made.id))
     return Status.DONE
 
 

@@ -232,4 +232,4 @@ def tag(
         print(as_json(row))
     else:
         text = labels(row.tags, row.groups)
-        console(no_color=output.no_color).print(f"{row.id}  {safe(text) or 'no tags, no groups'}")
+        console(no_color=output.no_color).print(f"{safe(row.id)}  {safe(text) or 'no tags, no groups'}")

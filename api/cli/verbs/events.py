@@ -85,7 +85,9 @@ def _print(screen: object, event: Event) -> None:
 
     assert isinstance(screen, Console)
     when = (event.at or datetime.now().astimezone()).astimezone()
-    line = Text.assemble((f"{when:%H:%M:%S.%f}"[:-3], "dim"), "  ", (f"{event.kind:<13}", _STYLES.get(event.kind, "")))
+    line = Text.assemble(
+        (f"{when:%H:%M:%S.%f}"[:-3], "dim"), "  ", (f"{safe(event.kind):<13}", _STYLES.get(event.kind, ""))
+    )
     line.append("  " + safe(_about(event)))
     screen.print(line, soft_wrap=True)
 

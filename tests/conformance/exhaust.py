@@ -1,0 +1,97 @@
+"""python -m tests.conformance.exhaust BACKEND, under exhaust.c: the engine's life again and again, each time with one
+allocation that fails: the first, the second, and so on until there is none any more. Prints how many there were."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from ipaddress import ip_network
+
+from iocpd.core import Engine, EngineConfig, EngineError, Filter, ListenerConfig
+from iocpd.core._native import lib
+from tests.support import PATIENCE, Client, eventually, port_of
+
+exhaust: Callable[[int], int] = ctypes.CDLL(os.environ["LD_PRELOAD"]).exhaust
+exhaust.argtypes = [ctypes.c_long]  # type: ignore[attr-defined]
+
+# What may come of a lack of memory: an error that says so, or a connection that is ended.
+ENDS = (EngineError, MemoryError, OSError, AssertionError)
+
+
+def settle(future: Future[object]) -> None:
+    """It ends, whatever it ends with."""
+    future.exception(PATIENCE)
+
+
+def live(engine: Engine) -> None:
+    """Something of everything, while memory may fail at any moment."""
+    clients: list[Client] = []
+    for listener in (0, 1, 0, 1):
+        with contextlib.suppress(*ENDS):
+            clients.append(Client(port_of(engine, listener)))
+            clients[-1].socket.settimeout(0.1)
+    for client in clients:
+        with contextlib.suppress(*ENDS):
+            client.send(b"hello" * 1000)
+            client.read(5000)
+    ids = [row.id for row in engine.connections().items] or [1]
+    for command in (
+        lambda: engine.submit_send(ids[0], b"x" * 1000),
+        lambda: engine.submit_broadcast(b"y" * 1000, Filter(listener=0), exclude=ids[:1], ttl=1.0).future,
+        lambda: engine.submit_label(ids[0], tags={"a": "b"}, groups=["g"]).future,
+        lambda: engine.submit_broadcast(b"z", Filter(group="g"), ids=ids).future,
+        lambda: engine.submit_bans([(ip_network("192.0.2.0/24"), 0)]).future,
+        lambda: engine.submit_rtt(ids[0]).future,
+        lambda: engine.submit_barrier().future,
+        lambda: engine.submit_kicks(ids[:2], farewell=b"bye", timeout=0.01).future,
+        lambda: engine.submit_kick(ids[-1], force=True),
+    ):
+        with contextlib.suppress(*ENDS):
+            settle(command())
+    with contextlib.suppress(*ENDS):
+        engine.connections(Filter(ip=ip_network("127.0.0.0/8")), limit=2)
+        engine.closed(limit=5)
+        engine.drain(deadline=5.0, lb_delay=5.0)
+        engine.cancel_drain()
+    for client in clients:
+        client.close()
+
+
+def once(backend: str, n: int) -> bool:
+    """One life with allocation `n` failing; whether there was such a one."""
+    listeners = [ListenerConfig(port=0), ListenerConfig(port=0, service="relay")]
+    exhaust(n)
+    engine = Engine(EngineConfig(listeners=listeners, backend=backend, workers=2, max_connections_per_address=100))
+    try:
+        engine.start()
+    except (EngineError, MemoryError):
+        assert exhaust(-1), "the engine did not start, and there was memory"
+    else:
+        live(engine)
+        there_was = exhaust(-1)
+        with Client(port_of(engine)) as client:
+            assert client.echoes(b"memory is back, and so is the service")
+        engine.stop(deadline=PATIENCE)
+        if not there_was:
+            return False
+    del engine
+    gc.collect()
+    eventually(lambda: gc.collect() >= 0 and lib.iocpd_allocations() == 0)
+    return True
+
+
+def main() -> None:
+    (backend,) = sys.argv[1:]
+    n = 0
+    while once(backend, n):
+        n += 1
+    print(n)
+
+
+if __name__ == "__main__":
+    main()

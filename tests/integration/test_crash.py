@@ -1,0 +1,148 @@
+"""kill -9 while state is written, and files that may not grow: nothing that was acknowledged is lost, and what was
+being written is there as a whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from iocpd.api.keys import add_key, read_keys
+from tests.integration.conftest import Serve
+from tests.integration.server import OVERRIDE, Server
+from tests.support import eventually
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32" or bool(OVERRIDE), reason="signals and limits of Linux")
+
+
+@pytest.fixture
+def backend() -> str:
+    """State is the API's."""
+    return "auto"
+
+
+class Changes:
+    """Bans and keys that were asked for, and those that the service said yes to."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.banned: set[str] = set()
+        self.keys: set[str] = set()
+        self.requests: set[str] = set()
+
+    def make(self, server: Server, over: threading.Event) -> None:
+        """One after another until the service is gone."""
+        with httpx.Client(base_url=server.url, headers=server.http.headers, trust_env=False) as http:
+            while not over.is_set():
+                self.asked += 1
+                address, name = (
+                    f"10.{self.asked // 65536}.{self.asked // 256 % 256}.{self.asked % 256}",
+                    f"key{self.asked}",
+                )
+                try:
+                    banned = http.post("/v1/bans", json={"address": address})
+                    if banned.status_code == 201:
+                        self.banned.add(address)
+                        self.requests.add(banned.headers["x-request-id"])
+                    made = http.post("/v1/keys", json={"name": name, "role": "viewer"})
+                    if made.status_code == 201:
+                        self.keys.add(name)
+                        self.requests.add(made.headers["x-request-id"])
+                except httpx.TransportError:
+                    return
+
+
+def bans_of(server: Server) -> set[str]:
+    found: set[str] = set()
+    cursor: dict[str, Any] = {}
+    while True:
+        page = server.get("/v1/bans", limit=1000, **cursor)
+        found |= {ban["address"] for ban in page["items"]}
+        if page["next_cursor"] is None:
+            return found
+        cursor = {"cursor": page["next_cursor"]}
+
+
+def test_what_was_acknowledged_outlives_kill_9(serve: Serve, tmp_path: Path) -> None:
+    state, changes = tmp_path / "state", Changes()
+    key = add_key(state / "keys.json", "admin", role="admin")
+    for round in range(3):
+        server, over = serve(state_dir=state, key=key), threading.Event()
+        assert changes.banned <= bans_of(server)
+        enough = len(changes.keys) + 5 + 3 * round
+        with ThreadPoolExecutor(3) as pool:
+            work = [pool.submit(changes.make, server, over) for _ in range(3)]
+            eventually(lambda enough=enough: len(changes.keys) >= enough)
+            server.signal(signal.SIGKILL)
+            over.set()
+            for each in work:
+                each.result()
+        server.wait()
+        assert changes.keys <= {record.name for record in read_keys(state / "keys.json")}
+        noted = {entry_of(line).get("request_id") for line in (state / "audit.jsonl").read_text().splitlines()}
+        assert changes.requests <= noted
+    server = serve(state_dir=state, key=key)
+    assert changes.banned <= bans_of(server)
+    assert server.http.post("/v1/bans", json={"address": "192.0.2.1"}).status_code == 201
+    assert server.http.post("/v1/keys", json={"name": "last", "role": "viewer"}).status_code == 201
+    assert {path.name for path in state.iterdir()} == {"keys.json", "bans.json", "audit.jsonl"}, (
+        "something is left over"
+    )
+
+
+def entry_of(line: str) -> dict[str, Any]:
+    """A line of the audit; the last one of a process that was killed may be cut off."""
+    try:
+        entry: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return {}
+    return entry
+
+
+def test_files_that_may_not_grow_cost_no_service_and_no_state_and_heal(serve: Serve, tmp_path: Path) -> None:
+    import resource
+
+    state = tmp_path / "state"
+    key = add_key(state / "keys.json", "admin", role="admin")
+    server = serve(state_dir=state, key=key)
+    assert server.http.post("/v1/bans", json={"address": "192.0.2.1"}).status_code == 201
+    (client,) = server.connect()
+    kept = {path.name: path.read_bytes() for path in (state / "keys.json", state / "bans.json")}
+    # The kernel itself refuses to write more than so many bytes to a file, as a quota does.
+    _, hard = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (16, hard))
+    answers = [
+        server.http.post("/v1/bans", json={"address": "192.0.2.2"}),
+        server.http.delete("/v1/keys/admin"),
+        server.http.post("/v1/keys", json={"name": "bob", "role": "viewer"}),
+    ]
+    assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [
+        (507, "bans_not_saved"),
+        (409, "last_key_writer"),
+        (503, "keys_unavailable"),
+    ]
+    assert all("File too large" in answers[at].json()["detail"] for at in (0, 2))
+    assert client.echoes(b"served")
+    assert server.http.get("/readyz").status_code == 200
+    assert server.get("/v1/node")["audit_trouble"] == "File too large"
+    assert bans_of(server) == {"192.0.2.1"}
+    assert {name: (state / name).read_bytes() for name in kept} == kept
+
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+    assert server.http.post("/v1/bans", json={"address": "192.0.2.2"}).status_code == 201
+    assert server.http.post("/v1/keys", json={"name": "bob", "role": "viewer"}).status_code == 201
+    eventually(lambda: server.get("/v1/node")["audit_trouble"] is None)
+    noted = [(entry["action"], entry["status"]) for entry in server.get("/v1/audit")["items"]][::-1]
+    assert [each for each in noted if each[0] == "bans-create"] == [
+        ("bans-create", 201),
+        ("bans-create", 507),
+        ("bans-create", 201),
+    ]
+    client.close()
