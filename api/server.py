@@ -112,8 +112,8 @@ class _Service:
         except (BanFileError, EngineError) as error:
             await asyncio.to_thread(self._engine.stop, deadline=0)
             raise StartFailure(" ".join(str(error).split())) from None
-        # A client of the service must not wait for one of the API, even on one processor. A service in Python shares its
-        # lock with this thread, though, and would wait as long as this thread does when it loses the processor.
+        # A client of the service must not wait for one of the API, even on one processor. A service in Python shares
+        # Python's lock with this thread, though, and would wait as long as this thread does for a processor.
         if not any(listener.in_python for listener in self._engine.config.listeners):
             lower_priority()
         self._note("start", f"process {os.getpid()}", detail=f"iocpd {version()}, {self._engine.info().backend}")
