@@ -1,4 +1,4 @@
-"""`iocpd serve` with services in Python and with framings: from flags and the settings file, and what is told of them."""
+"""`iocpd serve` with services in Python and with framings, from flags and the file, and what is told of them."""
 
 from __future__ import annotations
 
