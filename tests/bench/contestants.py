@@ -77,7 +77,7 @@ def iocpd_lines(backend: str, service: str, *, both_cores: bool = False) -> Cont
     """iocpd with one worker and a class of peers/lines_iocpd.py."""
     return replace(
         iocpd(backend, f"python:lines_iocpd:{service}"),
-        name=f"iocpd {backend} {service}" + (", both cores" if both_cores else ""),
+        name=f"iocpd {backend} {service}" + (" on both cores" if both_cores else ""),
         environment={"PYTHONPATH": str(HERE / "peers")},
         both_cores=both_cores,
     )
