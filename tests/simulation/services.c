@@ -8,6 +8,7 @@ struct service_state {
     uint64_t tokens[SESSIONS_MAX];
     uint64_t ops[OPS_MAX];
     uint32_t sizes[OPS_MAX], count, bytes;
+    uint32_t lengths[OPS_MAX], length_count;
     uint8_t data[DATA_MAX];
 };
 
@@ -55,21 +56,36 @@ static void act(struct service_state *state, uint32_t session) {
     }
 }
 
+/* Sends back `count` messages of a record as they stand in the batch, in one operation. */
+static void echo(struct service_state *state, uint32_t session, const iocpd_service_batch *batch, uint32_t first, uint32_t count,
+                 uint32_t at, uint32_t bytes, bool lines) {
+    if (!lines) {
+        if (state->length_count + count > OPS_MAX) sim_fail("a service has too much to say");
+        memcpy(state->lengths + state->length_count, batch->lengths + first, count * sizeof *batch->lengths);
+        state->length_count += count;
+    }
+    op(state, IOCPD_OP_SEND, count, session, batch->data + at, bytes);
+}
+
 static void handle(struct service_state *state, const iocpd_service_batch *batch, bool concurrent, bool lines) {
     uint32_t message = 0, at = 0;
-    state->count = state->bytes = 0;
+    state->count = state->bytes = state->length_count = 0;
     for (uint32_t i = 0; i < batch->record_count; i++) {
         const iocpd_service_record *record = &batch->records[i];
         switch (record->kind) {
         case IOCPD_SERVICE_OPEN: state->tokens[record->session % SESSIONS_MAX] = batch->opens[record->count].token; break;
-        case IOCPD_SERVICE_MESSAGES:
-            for (uint32_t j = 0; j < record->count; j++, message++) {
-                op(state, IOCPD_OP_SEND, 0, record->session, batch->data + at, batch->lengths[message]);
-                at += batch->lengths[message] + lines;
+        case IOCPD_SERVICE_MESSAGES: {
+            uint32_t run = one_in(DICE_OPERATORS, 2) ? record->count : 1, end = message + record->count, began = at;
+            while (message < end) {
+                uint32_t first = message, from = at;
+                for (; message < end && message < first + run; message++) at += batch->lengths[message] + lines;
+                echo(state, record->session, batch, first, message - first, from, at - from, lines);
             }
+            if (at - began != record->data_bytes) sim_fail("a record is not what it says");
             act(state, record->session);
             if (concurrent) op(state, IOCPD_OP_HANDLED, record->bytes, record->session, "", 0);
             break;
+        }
         case IOCPD_SERVICE_END:
             if (concurrent) op(state, IOCPD_OP_ANSWERED, 0, record->session, "", 0);
             break;
@@ -87,7 +103,8 @@ static void serve(void *argument) {
     while (iocpd_service_take(world.engine, state->number, (uint32_t)roll(DICE_OPERATORS, 20), &batch) == IOCPD_OK) {
         if (!world.calm && one_in(DICE_OPERATORS, 4)) thread_sleep((int64_t)roll(DICE_OPERATORS, 20000000));
         handle(state, &batch, listener->concurrent, listener->framing.kind == IOCPD_LINES);
-        if (state->count) iocpd_service_reply(world.engine, state->number, state->ops, state->sizes, state->count, state->data);
+        if (state->count)
+            iocpd_service_reply(world.engine, state->number, state->ops, state->sizes, state->count, state->lengths, state->data);
     }
     services_running--;
 }
