@@ -54,7 +54,7 @@ struct iocpd_engine {
     uint32_t listener_count;
     struct worker *workers;
     uint32_t worker_count;
-    struct gate gate; /* worker 0's */
+    struct gate gate;        /* worker 0's */
     int64_t accept_retry_ns; /* worker 0's: when listeners that could not accept are tried again; 0: there are none */
     struct python_thread *service_threads;
     uint32_t service_thread_count;

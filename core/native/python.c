@@ -578,8 +578,7 @@ static bool parcel_take(struct python_thread *thread, struct parcel *parcel) {
         record->count = thread->batch.open_count;
         thread->opens[thread->batch.open_count++] = session->who;
         return true;
-    case IOCPD_SERVICE_END:
-        return session->number == NUMBER_NONE || record_add(thread, session, IOCPD_SERVICE_END) != NULL;
+    case IOCPD_SERVICE_END: return session->number == NUMBER_NONE || record_add(thread, session, IOCPD_SERVICE_END) != NULL;
     default:
         if (session->number == NUMBER_NONE) {
             memory_free(session);
