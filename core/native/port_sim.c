@@ -550,6 +550,7 @@ static uint32_t candidates(struct sim_port *port, uint32_t *out) {
 
 static uint32_t deliver(struct sim_port *port, struct port_event *events, uint32_t capacity) {
     uint32_t ready[2 * SIM_STREAMS_MAX + LISTENERS_MAX], count = 0, ready_count = candidates(port, ready);
+    sim_still(true); /* buffer_take has atomic operations */
     if (port->woken && port->wake_ns <= sim_now_ns()) {
         port->woken = false;
         events[count++] = (struct port_event){.kind = PORT_WOKEN, .final = true};
@@ -563,6 +564,7 @@ static uint32_t deliver(struct sim_port *port, struct port_event *events, uint32
         if (!stream) count += accept_event(port, &listeners[ready[i] - 2 * SIM_STREAMS_MAX], event);
         else count += ready[i] % 2 ? send_event(port, stream, event) : receive_event(port, stream, event);
     }
+    sim_still(false);
     return count;
 }
 

@@ -100,6 +100,8 @@ uint64_t sim_random(uint64_t bound); /* below it; the kernel's own generator */
 bool sim_fault(enum sim_fault fault, uint32_t one_in);
 /* The calling thread waits until ready(what), or until the time has come. */
 void sim_wait(bool (*ready)(const void *what), const void *what, int64_t until_ns);
+/* Until it is taken back, no other thread goes on: what the kernel does in one go. */
+void sim_still(bool still);
 void sim_fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 void sim_trace(const char *format, ...) __attribute__((format(printf, 1, 2)));
 extern bool sim_tracing;

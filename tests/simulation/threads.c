@@ -90,6 +90,10 @@ static void thread_go(struct thread *thread) {
     running = NULL;
 }
 
+static bool still;
+
+void sim_still(bool is_still) { still = is_still; }
+
 static bool always(const void *what) { return what == NULL; }
 static bool never(const void *what) { return what != NULL; }
 
@@ -97,7 +101,7 @@ static bool never(const void *what) { return what != NULL; }
  * often, since everything waits for them. */
 void simulation_switch(void) {
     points_set();
-    if (!running) return;
+    if (!running || still) return;
     bool worker = strncmp(running->name, "iocpd-", 6) == 0;
     if (points_between && one_in(DICE_SCHEDULE, worker ? 2000 : 15)) thread_sleep((int64_t)roll(DICE_SCHEDULE, HELD_NS));
     else to_scheduler();
