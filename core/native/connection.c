@@ -46,6 +46,11 @@ static int64_t sooner(int64_t a, int64_t b) { return b != 0 && (a == 0 || b < a)
 /* A limit in milliseconds, which iocpd_configure may just be changing. */
 static int64_t limit_ns(const uint32_t *ms) { return (int64_t)u32_load(ms) * 1000000; }
 
+static bool is_over(const uint32_t *limit_ms, uint64_t since_ns, int64_t now_ns) {
+    int64_t ns = limit_ns(limit_ms);
+    return ns && (int64_t)since_ns + ns <= now_ns;
+}
+
 /* When this connection must be looked at next; 0: never. */
 static int64_t next_deadline(const struct connection *connection) {
     const iocpd_config *config = config_of(connection);
@@ -99,8 +104,11 @@ void connection_timer(struct connection *connection) {
     } else if (consumer_is_slow(connection, now)) {
         connection_terminate(connection, IOCPD_SLOW_CONSUMER, true);
     } else {
-        int64_t first_byte_ns = limit_ns(&config->first_byte_ms);
-        bool silent = first_byte_ns && connection->bytes_in == 0 && (int64_t)connection->connected_ns + first_byte_ns <= now;
+        bool silent = connection->bytes_in == 0 && is_over(&config->first_byte_ms, connection->connected_ns, now);
+        if (!silent && (python_waiting(connection) || !is_over(&config->idle_ms, connection->last_activity_ns, now))) {
+            set_timer(connection); /* the limit that was over a moment ago has just been changed */
+            return;
+        }
         /* What is queued still goes out, but not for longer than a slow consumer gets. */
         connection_drain(connection, silent ? IOCPD_FIRST_BYTE_TIMEOUT : IOCPD_IDLE_TIMEOUT, NULL,
                          now + limit_ns(&config->send_soft_ms));

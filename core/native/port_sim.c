@@ -21,11 +21,11 @@
 #include <stdio.h>
 
 enum {
-    LISTENERS_MAX = 64,  /* ever bound in one seed */
+    LISTENERS_MAX = 64, /* ever bound in one seed */
     BACKLOG = 16,
     STREAM_HANDLE = 1000, /* and its number */
     LISTENER_HANDLE = 100,
-    PORT_FIRST = 1000,   /* the TCP port of listener 0 */
+    PORT_FIRST = 1000, /* the TCP port of listener 0 */
 };
 
 struct sim_listener {
@@ -511,7 +511,8 @@ static bool port_ready(const void *what) {
         if (stream->port != port) continue;
         if (send_ready(stream)) return true;
         if (!receive_ready(stream)) continue;
-        if (!stream->unread_bytes || stream_error(stream) || stream->receive.cancelled || buffer_available(port->base.pool)) return true;
+        if (!stream->unread_bytes || stream_error(stream) || stream->receive.cancelled || buffer_available(port->base.pool))
+            return true;
     }
     return false;
 }
@@ -523,7 +524,9 @@ bool sim_busy(void) {
 }
 
 int64_t sim_port_returned_ns(const struct port *port) { return sim_port(port)->returned_ns; }
-bool sim_port_asleep(const struct port *port) { return sim_port(port)->asleep && !sim_port(port)->woken && !sim_port(port)->exits; }
+bool sim_port_asleep(const struct port *port) {
+    return sim_port(port)->asleep && !sim_port(port)->woken && !sim_port(port)->exits;
+}
 
 /* ---- wait ----------------------------------------------------------------------------------------------------------------------------- */
 
@@ -547,11 +550,13 @@ static uint32_t candidates(struct sim_port *port, uint32_t *out) {
 
 static uint32_t deliver(struct sim_port *port, struct port_event *events, uint32_t capacity) {
     uint32_t ready[2 * SIM_STREAMS_MAX + LISTENERS_MAX], count = 0, ready_count = candidates(port, ready);
+    sim_still(true); /* buffer_take has atomic operations */
     if (port->woken && port->wake_ns <= sim_now_ns()) {
         port->woken = false;
         events[count++] = (struct port_event){.kind = PORT_WOKEN, .final = true};
     }
-    for (; port->exits && count < capacity; port->exits--) events[count++] = (struct port_event){.kind = PORT_EXIT, .final = true};
+    for (; port->exits && count < capacity; port->exits--)
+        events[count++] = (struct port_event){.kind = PORT_EXIT, .final = true};
     for (uint32_t i = 0; i < ready_count && count < capacity; i++) {
         if (i > 0 && sim_fault(FAULT_DELAY, 3)) continue; /* not in this batch */
         struct port_event *event = &events[count];
@@ -559,6 +564,7 @@ static uint32_t deliver(struct sim_port *port, struct port_event *events, uint32
         if (!stream) count += accept_event(port, &listeners[ready[i] - 2 * SIM_STREAMS_MAX], event);
         else count += ready[i] % 2 ? send_event(port, stream, event) : receive_event(port, stream, event);
     }
+    sim_still(false);
     return count;
 }
 
@@ -567,13 +573,15 @@ static int64_t next_due(const struct sim_port *port) {
     int64_t next = INT64_MAX, now = sim_now_ns();
     if (port->woken && port->wake_ns < next) next = port->wake_ns;
     for (uint32_t i = 0; i < listener_count; i++)
-        if (listeners[i].port == port && listeners[i].retry_ns > now && listeners[i].retry_ns < next) next = listeners[i].retry_ns;
+        if (listeners[i].port == port && listeners[i].retry_ns > now && listeners[i].retry_ns < next)
+            next = listeners[i].retry_ns;
     for (uint32_t i = 0; i < stream_count; i++) {
         const struct sim_stream *stream = streams[i];
         if (stream->port != port) continue;
         if (stream->socket->receive.outstanding && stream->receive.due_ns > now && stream->receive.due_ns < next)
             next = stream->receive.due_ns;
-        if (stream->socket->send.outstanding && stream->send.due_ns > now && stream->send.due_ns < next) next = stream->send.due_ns;
+        if (stream->socket->send.outstanding && stream->send.due_ns > now && stream->send.due_ns < next)
+            next = stream->send.due_ns;
     }
     return next;
 }

@@ -39,8 +39,8 @@ struct sim_stream {
     void *client;
 
     enum { STREAM_UNUSED, STREAM_BACKLOG, STREAM_OPEN, STREAM_CLOSED } state; /* of the server's handle */
-    struct sim_port *port;      /* NULL: not attached */
-    struct port_socket *socket; /* likewise */
+    struct sim_port *port;                                                    /* NULL: not attached */
+    struct port_socket *socket;                                               /* likewise */
 
     /* From the client: not yet taken by the server. */
     uint8_t unread[SIM_UNREAD_BYTES];
@@ -100,18 +100,20 @@ uint64_t sim_random(uint64_t bound); /* below it; the kernel's own generator */
 bool sim_fault(enum sim_fault fault, uint32_t one_in);
 /* The calling thread waits until ready(what), or until the time has come. */
 void sim_wait(bool (*ready)(const void *what), const void *what, int64_t until_ns);
+/* Until it is taken back, no other thread goes on: what the kernel does in one go. */
+void sim_still(bool still);
 void sim_fail(const char *format, ...) __attribute__((format(printf, 1, 2), noreturn));
 void sim_trace(const char *format, ...) __attribute__((format(printf, 1, 2)));
 extern bool sim_tracing;
 
 /* What the oracle wants to see. */
-void oracle_settled(const struct port *port);               /* a worker has done all it could and goes to wait */
-void oracle_attached(struct sim_stream *stream);            /* a connection is in its slot */
-void oracle_released(struct sim_stream *stream);            /* its end: its fields are still those of the connection */
+void oracle_settled(const struct port *port);    /* a worker has done all it could and goes to wait */
+void oracle_attached(struct sim_stream *stream); /* a connection is in its slot */
+void oracle_released(struct sim_stream *stream); /* its end: its fields are still those of the connection */
 void oracle_sent(struct sim_stream *stream, const uint8_t *data, uint32_t bytes); /* the kernel has taken these */
-void oracle_accepted(struct sim_stream *stream);            /* handed to the engine */
-void oracle_refused(struct sim_stream *stream);             /* the engine closed it without taking it over */
+void oracle_accepted(struct sim_stream *stream);                                  /* handed to the engine */
+void oracle_refused(struct sim_stream *stream);                 /* the engine closed it without taking it over */
 void oracle_error(struct sim_stream *stream, int32_t os_error); /* an operation on it ends with this */
-void client_told(struct sim_stream *stream);                /* something has changed for the client */
+void client_told(struct sim_stream *stream);                    /* something has changed for the client */
 
 #endif

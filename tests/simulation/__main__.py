@@ -83,8 +83,8 @@ def main() -> int:
         explain(shrink(program, failures[0]))
         return 1
     print(
-        f"{sums['seeds']:,} seeds in {took:.0f} s, nothing found: {sums['steps']:,} steps, {sums['connections']:,} connections, "
-        f"{sums['bytes']:,} bytes, {sums['time_ms'] / 1000:,.0f} s of simulated time"
+        f"{sums['seeds']:,} seeds in {took:.0f} s, nothing found: {sums['steps']:,} steps, "
+        f"{sums['connections']:,} connections, {sums['bytes']:,} bytes, {sums['time_ms'] / 1000:,.0f} s of simulated time"
     )
     return 0
 

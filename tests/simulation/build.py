@@ -1,8 +1,8 @@
 """Compiles the engine's own sources for the simulation, with a C compiler alone, into build/simulation.
 
-The sources are taken as they are. What differs is said in three places: seam.h, which is included before the first line of
-each; IOCPD_SIM, which gives core/native/port_sim.c a content; and the linker, which finds platform.h's functions in threads.c and
-port_sim.c instead of platform.c.
+The sources are taken as they are. What differs is said in three places: seam.h, which is included before the first line
+of each; IOCPD_SIM, which gives core/native/port_sim.c a content; and the linker, which finds platform.h's functions in
+threads.c and port_sim.c instead of platform.c.
 """
 
 import hashlib

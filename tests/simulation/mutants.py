@@ -1,7 +1,11 @@
 """Proof that the simulation can fail: deliberate bugs, each a small patch, each found within a stated number of seeds.
 
-A mutant is a file in mutants/: what is wrong and what it would mean, a line `Seeds: N`, then a unified diff of core/native. Its
-hunks are found by their text, not by line numbers, so they hold while the sources change elsewhere.
+A mutant is a file in mutants/: what is wrong and what it would mean, a line `Seeds: N, such as S`, then a unified diff
+of core/native. Its hunks are found by their text, not by line numbers, so they hold while the sources change elsewhere.
+Seed S is tried first, since it has found the bug before; when the simulation has changed since, all of the first N are.
+
+Those named found_* were no deliberate bugs: the simulation found them in the engine, and they are put back to see that
+it still does.
 """
 
 from __future__ import annotations
@@ -26,15 +30,16 @@ class Mutant:
     name: str
     text: str
     seeds: int  # within so many it must be found
+    such_as: int
     diff: str
 
 
 def read(path: Path) -> Mutant:
     head, mark, rest = path.read_text(encoding="utf-8").partition("\n--- ")
-    within = re.search(r"^Seeds: (\d+)$", head, re.MULTILINE)
-    if not mark or not within:
-        raise PatchFailure(f"{path.name}: needs a line `Seeds: N` and a diff")
-    return Mutant(path.stem, head[: within.start()].strip(), int(within[1]), "--- " + rest)
+    within = re.search(r"^Seeds: (\d+), such as (\d+)$", head, re.MULTILINE)
+    if not mark or not within or int(within[2]) >= int(within[1]):
+        raise PatchFailure(f"{path.name}: needs a line `Seeds: N, such as S`, with S below N, and a diff")
+    return Mutant(path.stem, head[: within.start()].strip(), int(within[1]), int(within[2]), "--- " + rest)
 
 
 def mutants(names: list[str]) -> list[Mutant]:
@@ -73,7 +78,10 @@ def build_mutant(mutant: Mutant) -> Path:
 def hunt(mutant: Mutant) -> tuple[Mutant, Failure | None, float]:
     began = time.monotonic()
     try:
-        failure, _ = run(build_mutant(mutant), 0, mutant.seeds, Options())
+        program = build_mutant(mutant)
+        failure, _ = run(program, mutant.such_as, 1, Options())
+        if not failure:
+            failure, _ = run(program, 0, mutant.seeds, Options())
     except (PatchFailure, BuildFailure) as error:
         raise PatchFailure(f"{mutant.name}: {error}") from None
     return mutant, failure, time.monotonic() - began

@@ -1,5 +1,5 @@
-/* operators.c: the engine's life, and the threads that have something to do with it: two operators that command it, one that takes
- * what is done, one that watches events, and the one that starts it and stops it.
+/* operators.c: the engine's life, and the threads that have something to do with it: two operators that command it, one that
+ * takes what is done, one that watches events, and the one that starts it and stops it.
  */
 #include "world.h"
 
@@ -10,7 +10,7 @@ enum { OPERATORS = 2, TOKENS_MAX = 8, PATIENCE_NS = 250 * 1000 * 1000 };
 struct command {
     iocpd_ticket *ticket;
     enum { COMMAND_SEND, COMMAND_BROADCAST, COMMAND_KICK, COMMAND_LABEL, COMMAND_BANS, COMMAND_RTT, COMMAND_BARRIER } kind;
-    int32_t said; /* -1: nothing */
+    int32_t said;                   /* -1: nothing */
     bool unwanted, abandoned, done; /* unwanted: to be abandoned by the waiter, since a ticket that is taken is in use */
     uint64_t tokens[TOKENS_MAX];
     uint32_t count;
@@ -47,7 +47,7 @@ static struct command *command_new(int kind, int32_t number) {
 }
 
 static const char *status_name(int32_t status) {
-    static const char *const names[] = {"ok",     "system", "no memory", "unavailable", "busy",    "unknown", "ended",
+    static const char *const names[] = {"ok",      "system", "no memory", "unavailable", "busy",    "unknown", "ended",
                                         "closing", "full",   "stopped",   "conflict",    "timeout", "no room"};
     return names[status];
 }
@@ -156,7 +156,8 @@ static void command_kick(void) {
     uint8_t copy[256];
     const uint8_t *text = sometimes(2) ? say(choose(SAID_BYTES_MIN, 200), &number) : NULL;
     struct command *command = command_new(COMMAND_KICK, text ? (int32_t)number : -1);
-    iocpd_kick_config config = {.reason = sometimes(4) ? IOCPD_BANNED : IOCPD_KICKED, .text = "because", .timeout_ms = choose(0, 100)};
+    iocpd_kick_config config = {
+        .reason = sometimes(4) ? IOCPD_BANNED : IOCPD_KICKED, .text = "because", .timeout_ms = choose(0, 100)};
     config.force = sometimes(3);
     if (text) {
         memcpy(copy, text, said[number].bytes);
@@ -201,7 +202,7 @@ static void command_bans(void) {
         iocpd_ban *ban = &command->bans[i];
         ban->prefix = sometimes(3) ? choose(118, 128) : 128;
         memcpy(ban->network, client_address(choose(0, 5)).ip, 16);
-        for (uint32_t bit = ban->prefix; bit < 128; bit++) ban->network[bit / 8] &= (uint8_t) ~(0x80 >> bit % 8);
+        for (uint32_t bit = ban->prefix; bit < 128; bit++) ban->network[bit / 8] &= (uint8_t)~(0x80 >> bit % 8);
         ban->ttl_ms = sometimes(3) ? choose(1, 100) : 0;
         ban->lift = sometimes(3);
         sim_trace("%s 10.0.%u.%u/%u", ban->lift ? "lift" : "ban", ban->network[14], ban->network[15], ban->prefix - 96);
@@ -233,7 +234,8 @@ static void kick_check(const struct command *command) {
     for (uint32_t i = 0; i < command->count; i++) {
         const struct witness *witness = witness_of(command->tokens[i]);
         if (outcomes[i] == IOCPD_WAITING) sim_fail("a kick is done, and the outcome of %u is open", i);
-        if (outcomes[i] == IOCPD_LEFT && (!witness || !witness->released)) sim_fail("a kick is done, and its connection is still there");
+        if (outcomes[i] == IOCPD_LEFT && (!witness || !witness->released))
+            sim_fail("a kick is done, and its connection is still there");
         iocpd_connection row;
         if (outcomes[i] == IOCPD_LEFT && iocpd_get(world.engine, command->tokens[i], &row) != IOCPD_ENDED)
             sim_fail("a kick is done, and its connection can still be found");
@@ -255,14 +257,15 @@ static void command_done(struct command *command, const iocpd_report *report) {
     if (!report->done) sim_fail("a command is taken as done, and is not");
     if (report->status == IOCPD_NO_MEMORY && !memory_has_failed()) sim_fail("no memory, though there was some");
     if (command->kind == COMMAND_KICK) kick_check(command);
-    else if (report->matched != report->queued + report->skipped_slow + report->failed + (command->kind == COMMAND_SEND && report->status == IOCPD_CLOSING))
+    else if (report->matched != report->queued + report->skipped_slow + report->failed +
+                                    (command->kind == COMMAND_SEND && report->status == IOCPD_CLOSING))
         sim_fail("a report does not add up: matched %llu", (unsigned long long)report->matched);
     if (report->queued != report->written + report->closed_before_write + report->expired)
         sim_fail("a report does not add up: queued %llu", (unsigned long long)report->queued);
     if (report->failed && !memory_has_failed()) sim_fail("a report tells of failures without one");
     if ((command->kind == COMMAND_SEND || command->kind == COMMAND_BROADCAST) && report->written != said[command->said].written)
-        sim_fail("%d: written is %llu, and %llu connections were sent all of it", command->said, (unsigned long long)report->written,
-                 (unsigned long long)said[command->said].written);
+        sim_fail("%d: written is %llu, and %llu connections were sent all of it", command->said,
+                 (unsigned long long)report->written, (unsigned long long)said[command->said].written);
     if (command->kind == COMMAND_BROADCAST) owed_check(command, report);
     if (command->kind == COMMAND_SEND && report->matched > 1) sim_fail("a send matches several");
     if (command->kind == COMMAND_BANS && report->status == IOCPD_OK) {
@@ -271,7 +274,8 @@ static void command_done(struct command *command, const iocpd_report *report) {
             for (uint32_t j = 0; j < command_count; j++)
                 for (uint32_t k = 0; commands[j].kind == COMMAND_BANS && k < commands[j].count; k++) {
                     const iocpd_ban *other = &commands[j].bans[k];
-                    bool same = other->prefix == command->bans[i].prefix && memcmp(other->network, command->bans[i].network, 16) == 0;
+                    bool same =
+                        other->prefix == command->bans[i].prefix && memcmp(other->network, command->bans[i].network, 16) == 0;
                     again |= same && (&commands[j] > command || (&commands[j] == command && k > i) || !commands[j].done);
                 }
             if (!again) oracle_ban(&command->bans[i], false);
@@ -341,7 +345,8 @@ static void list_pages(void) {
         if (sometimes(2)) thread_sleep(choose(1, 2000000));
     } while (count == capacity);
     for (uint32_t i = 0; i < streams; i++)
-        if (there[i] && !witnesses[i].released && !seen[i]) sim_fail("connection %u was there all the time, and is not listed", i);
+        if (there[i] && !witnesses[i].released && !seen[i])
+            sim_fail("connection %u was there all the time, and is not listed", i);
 }
 
 static void list_as_json(void) {
@@ -392,9 +397,11 @@ static void read_something(void) {
     case 1: iocpd_closed_get(world.engine, any_token(), &closed[0]); break;
     case 2: list_as_json(); break;
     case 3: {
-        uint32_t all = iocpd_sort(world.engine, &filter, (int32_t)choose(0, IOCPD_KEY_COUNT - 1), (int32_t)choose(0, 1), sorted, 16);
+        uint32_t all =
+            iocpd_sort(world.engine, &filter, (int32_t)choose(0, IOCPD_KEY_COUNT - 1), (int32_t)choose(0, 1), sorted, 16);
         uint32_t position = 0;
-        iocpd_sorted_json(world.engine, sorted, all < 16 ? all : 16, &position, 16, IOCPD_MEMBER_ALL, "c", json, sizeof json, &bytes);
+        iocpd_sorted_json(world.engine, sorted, all < 16 ? all : 16, &position, 16, IOCPD_MEMBER_ALL, "c", json, sizeof json,
+                          &bytes);
         break;
     }
     case 4: iocpd_worker_read(world.engine, choose(0, world.config.workers - 1), &stats); break;
@@ -410,8 +417,9 @@ static void read_something(void) {
 
 static void configure(void) {
     const iocpd_config *now = &world.config;
-    iocpd_limits limits = {now->max_connections,  now->first_byte_ms,   now->idle_ms,       now->send_soft_bytes,          now->send_soft_ms,
-                           now->send_hard_bytes, now->max_per_address, now->accepts_per_s, now->accepts_per_s_per_address};
+    iocpd_limits limits = {now->max_connections, now->first_byte_ms, now->idle_ms,
+                           now->send_soft_bytes, now->send_soft_ms,  now->send_hard_bytes,
+                           now->max_per_address, now->accepts_per_s, now->accepts_per_s_per_address};
     limits.send_soft_bytes = choose(100, 10000);
     limits.send_hard_bytes = limits.send_soft_bytes + choose(500, 10000);
     limits.send_soft_ms = choose(5, 100);
@@ -450,7 +458,8 @@ static void drain_and_cancel(void) {
     thread_sleep(choose(0, 100000000));
     status = iocpd_drain_cancel(world.engine, &problem);
     sim_trace("drain is cancelled: %s", status_name(status));
-    if (status == IOCPD_SYSTEM && !(world.faults & FAULT_SYSTEM)) sim_fail("the listeners are not bound again, though nothing is in the way");
+    if (status == IOCPD_SYSTEM && !(world.faults & FAULT_SYSTEM))
+        sim_fail("the listeners are not bound again, though nothing is in the way");
 }
 
 static void operate(void) {
@@ -494,19 +503,27 @@ static void operator(void *nothing) {
 
 static void help(void (*run)(void *), const char *name) { platform_thread_start(&helpers[helper_count++], run, NULL, name); }
 
+static uint64_t all_taken(void) {
+    uint64_t taken = 0;
+    for (uint32_t i = 0; i < sim_stream_count(); i++) taken += sim_stream_at(i)->taken + witnesses[i].attached;
+    return taken;
+}
+
 static void calm(void) {
     world.calm = true;
     sim_trace("the storm is over");
     int64_t until = world.now_ns + 5000000000;
-    while (operators_running || commands_open || !oracle_is_calm(false)) {
+    uint64_t taken = 0, before = 1;
+    while (operators_running || commands_open || taken != before || !oracle_is_calm(false)) {
+        before = all_taken();
         if (world.now_ns > until) {
             if (operators_running) sim_fail("an operator does not get an answer");
             if (commands_open) sim_fail("%u commands are never done", commands_open);
             oracle_is_calm(true);
         }
-        thread_sleep(5000000);
+        thread_sleep(10000000);
+        taken = all_taken(); /* nothing new for a while: what was taken is through */
     }
-    thread_sleep(5000000);
     oracle_calm();
 }
 
@@ -528,8 +545,10 @@ static void stop(void) {
     }
     while (iocpd_join(world.engine, choose(0, 50)) != IOCPD_OK) {
         int64_t took_ns = world.now_ns - world.jumped_ns - asked_ns;
-        if (took_ns > (int64_t)config.deadline_ms * 1000000 + PATIENCE_NS + (config.lb_delay_ms + config.grace_ms) * INT64_C(2000000))
-            sim_fail("the stop has a deadline of %u ms, and is not over after %lld ms", config.deadline_ms, (long long)(took_ns / 1000000));
+        if (took_ns >
+            (int64_t)config.deadline_ms * 1000000 + PATIENCE_NS + (config.lb_delay_ms + config.grace_ms) * INT64_C(2000000))
+            sim_fail("the stop has a deadline of %u ms, and is not over after %lld ms", config.deadline_ms,
+                     (long long)(took_ns / 1000000));
     }
     sim_trace("the engine has stopped");
 }

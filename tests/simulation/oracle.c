@@ -11,8 +11,8 @@
 #include <stdio.h>
 
 enum {
-    PIECE_OVERHEAD = 64,        /* of connection.c */
-    LOSSES = 24,                /* receives that a cancel may still let through */
+    PIECE_OVERHEAD = 64, /* of connection.c */
+    LOSSES = 24,         /* receives that a cancel may still let through */
     EARLY_MAX = 64,
     PATIENCE_NS = 100 * 1000 * 1000, /* what late wakes and late cancels may cost together */
 };
@@ -41,8 +41,8 @@ static uint32_t early_count;
 
 static int64_t attention_ns[WORKERS_MAX]; /* since when a sleeping worker has been asked for attention; 0: it is not */
 
-#define EACH_LIMIT(apply)                                                                                                          \
-    apply(max_connections) apply(first_byte_ms) apply(idle_ms) apply(send_soft_bytes) apply(send_soft_ms) apply(send_hard_bytes)   \
+#define EACH_LIMIT(apply)                                                                                                        \
+    apply(max_connections) apply(first_byte_ms) apply(idle_ms) apply(send_soft_bytes) apply(send_soft_ms) apply(send_hard_bytes) \
         apply(max_per_address) apply(accepts_per_s) apply(accepts_per_s_per_address)
 
 void oracle_reset(void) {
@@ -61,8 +61,8 @@ void oracle_reset(void) {
 
 void oracle_limits(const iocpd_limits *now) {
     limits.changed_ns = world.now_ns;
-#define WIDEN(field)                                                                                                               \
-    if (now->field > limits.largest.field) limits.largest.field = now->field;                                                      \
+#define WIDEN(field)                                                                                                             \
+    if (now->field > limits.largest.field) limits.largest.field = now->field;                                                    \
     if (now->field < limits.smallest.field) limits.smallest.field = now->field;
     EACH_LIMIT(WIDEN)
 }
@@ -127,13 +127,15 @@ static void admission_check(const struct sim_stream *stream) {
         if (!other->released && memcmp(sim_stream_at(i)->peer.ip, stream->peer.ip, 16) == 0) same_address++;
         if (other->accepted_ns > witness->accepted_ns - 1000000000 && other->accepted_ns <= witness->accepted_ns) last_second++;
     }
-    if (here > limits.largest.max_connections) sim_fail("%u connections, and %u is the most", here, limits.largest.max_connections);
+    if (here > limits.largest.max_connections)
+        sim_fail("%u connections, and %u is the most", here, limits.largest.max_connections);
     if (limits.smallest.max_per_address && same_address > limits.largest.max_per_address)
         sim_fail("%u connections of one address, and %u is the most", same_address, limits.largest.max_per_address);
     if (limits.smallest.accepts_per_s && last_second > 2 * limits.largest.accepts_per_s + 2)
         sim_fail("%u accepts in a second, and %u is the rate", last_second, limits.largest.accepts_per_s);
     for (uint32_t i = 0; i < ban_count; i++)
-        if (covers(&bans[i], stream->peer.ip) && bans[i].since_ns < witness->accepted_ns && witness->accepted_ns < bans[i].until_ns)
+        if (covers(&bans[i], stream->peer.ip) && bans[i].since_ns < witness->accepted_ns &&
+            witness->accepted_ns < bans[i].until_ns)
             sim_fail("connection %u is let in, though its address is banned", stream->number);
 }
 
@@ -147,9 +149,11 @@ void oracle_attached(struct sim_stream *stream) {
     for (uint32_t i = 0; i < early_count; i++) witness->connected_events += early[i] == witness->token;
     for (uint32_t i = 0; i < stream->number; i++)
         if (witnesses[i].token == witness->token) sim_fail("connections %u and %u have one token", i, stream->number);
-    if (connection->serial == 0 || connection->listener != stream->listener) sim_fail("connection %u is misunderstood", stream->number);
+    if (connection->serial == 0 || connection->listener != stream->listener)
+        sim_fail("connection %u is misunderstood", stream->number);
     if (memcmp(connection->peer_ip, stream->peer.ip, 16) != 0) sim_fail("connection %u has another address", stream->number);
-    sim_trace("connection %u: is in the table of worker %u as %llx", stream->number, witness->worker, (unsigned long long)witness->token);
+    sim_trace("connection %u: is in the table of worker %u as %llx", stream->number, witness->worker,
+              (unsigned long long)witness->token);
     admission_check(stream);
 }
 
@@ -173,7 +177,8 @@ void oracle_sent(struct sim_stream *stream, const uint8_t *data, uint32_t bytes)
 static bool reason_is_true(const struct connection *connection, const struct witness *witness) {
     uint32_t causes = witness->causes;
     const iocpd_listener_config *listener = witness->reader.listener;
-    bool ended_when_slow = listener->service == IOCPD_RELAY || listener->service == IOCPD_RELAY_GROUP || listener->service == IOCPD_PYTHON;
+    bool ended_when_slow =
+        listener->service == IOCPD_RELAY || listener->service == IOCPD_RELAY_GROUP || listener->service == IOCPD_PYTHON;
     switch (connection->reason) {
     case IOCPD_CLIENT_CLOSED: return causes & CAUSE_CLIENT_END;
     case IOCPD_CLIENT_RESET: return causes & (CAUSE_CLIENT_RESET | CAUSE_RESET);
@@ -217,10 +222,11 @@ void oracle_released(struct sim_stream *stream) {
     witness->reason = (int32_t)connection->reason;
     sim_trace("connection %u: ends as %s", stream->number, iocpd_reason_name(witness->reason));
     if (!reason_is_true(connection, witness))
-        sim_fail("connection %u ends as %s, which is not true (%x)", stream->number, iocpd_reason_name(witness->reason), witness->causes);
+        sim_fail("connection %u ends as %s, which is not true (%x)", stream->number, iocpd_reason_name(witness->reason),
+                 witness->causes);
     if (connection->bytes_out != stream->sent)
-        sim_fail("connection %u: bytes_out is %llu, and %llu were sent", stream->number, (unsigned long long)connection->bytes_out,
-                 (unsigned long long)stream->sent);
+        sim_fail("connection %u: bytes_out is %llu, and %llu were sent", stream->number,
+                 (unsigned long long)connection->bytes_out, (unsigned long long)stream->sent);
     if (connection->bytes_in > stream->taken) sim_fail("connection %u: bytes_in is more than has come", stream->number);
     if (connection->reason == IOCPD_CLIENT_CLOSED && !stream->reset_on_close) { /* an orderly end: nothing is owed */
         /* Who is kicked while a service in Python still has something of it does not wait for the answer. */
@@ -229,9 +235,11 @@ void oracle_released(struct sim_stream *stream) {
             sim_fail("connection %u ends in order, but not all that it wrote was answered", stream->number);
         if (connection->first || !reader_between(&witness->reader))
             sim_fail("connection %u ends in order in the middle of what it is sent", stream->number);
-        if (!(connection->flags & CONNECTION_END_SEEN)) sim_fail("connection %u ends as closed by its client, who has not", stream->number);
+        if (!(connection->flags & CONNECTION_END_SEEN))
+            sim_fail("connection %u ends as closed by its client, who has not", stream->number);
     }
-    if (!stream->reset_on_close && !stream->client_ended) sim_fail("connection %u is closed in order before its client's end", stream->number);
+    if (!stream->reset_on_close && !stream->client_ended)
+        sim_fail("connection %u is closed in order before its client's end", stream->number);
 }
 
 /* ---- a worker that goes to wait ----------------------------------------------------------------------------------------------- */
@@ -251,18 +259,20 @@ static void deadlines_check(struct witness *witness, const struct connection *co
     bool late = false;
     if (connection->state == IOCPD_OPEN) {
         if (connection->bytes_in == 0 && limits.smallest.first_byte_ms)
-            late |= overdue(connection, "first_byte_ms", (int64_t)connection->connected_ns, limits.largest.first_byte_ms, returned_ns);
+            late |= overdue(connection, "first_byte_ms", (int64_t)connection->connected_ns, limits.largest.first_byte_ms,
+                            returned_ns);
         if (!connection->session && limits.smallest.idle_ms)
             late |= overdue(connection, "idle_ms", (int64_t)connection->last_activity_ns, limits.largest.idle_ms, returned_ns);
         if (connection->over_soft_ns)
-            late |= overdue(connection, "time above the soft limit", connection->over_soft_ns, limits.largest.send_soft_ms, returned_ns);
+            late |= overdue(connection, "time above the soft limit", connection->over_soft_ns, limits.largest.send_soft_ms,
+                            returned_ns);
         if (connection->flags & CONNECTION_PAUSED)
             late |= overdue(connection, "pause", (int64_t)connection->last_activity_ns, limits.largest.send_soft_ms, returned_ns);
     } else if (connection->state == IOCPD_DRAINING) {
         late |= overdue(connection, "drain's time", connection->deadline_ns, connection->deadline_ns ? 1 : 0, returned_ns);
         if (!connection->deadline_ns && connection->first)
-            late |= overdue(connection, "time to read what is queued", (int64_t)connection->last_activity_ns, limits.largest.send_soft_ms,
-                            returned_ns);
+            late |= overdue(connection, "time to read what is queued", (int64_t)connection->last_activity_ns,
+                            limits.largest.send_soft_ms, returned_ns);
     }
     if (!late) witness->overdue_turns = 0;
 }
@@ -273,11 +283,13 @@ static void queue_check(const struct connection *connection) {
     for (const struct outgoing *piece = connection->first; piece; piece = piece->next) {
         bytes += piece->bytes;
         pieces++;
-        if (!piece->next && piece != connection->last) sim_fail("connection %llx: the end of its queue is lost", (unsigned long long)token);
+        if (!piece->next && piece != connection->last)
+            sim_fail("connection %llx: the end of its queue is lost", (unsigned long long)token);
     }
     if (bytes != connection->pending_bytes || pieces != connection->pieces)
         sim_fail("connection %llx: pending_bytes is %llu and %llu are queued; %u pieces and %llu", (unsigned long long)token,
-                 (unsigned long long)connection->pending_bytes, (unsigned long long)bytes, connection->pieces, (unsigned long long)pieces);
+                 (unsigned long long)connection->pending_bytes, (unsigned long long)bytes, connection->pieces,
+                 (unsigned long long)pieces);
     const struct listener *listener = &worker->engine->listeners[connection->listener];
     uint64_t most = limits.largest.send_hard_bytes;
     if (listener->config.service == IOCPD_ECHO) {
@@ -306,7 +318,8 @@ static void connection_check(const struct connection *connection, int64_t return
             sim_fail("connection %llx is closing, and an operation was not cancelled", (unsigned long long)token);
         return;
     }
-    if (queued != sends) sim_fail("connection %llx has %s, but %s send", (unsigned long long)token, queued ? "bytes" : "none", sends ? "a" : "no");
+    if (queued != sends)
+        sim_fail("connection %llx has %s, but %s send", (unsigned long long)token, queued ? "bytes" : "none", sends ? "a" : "no");
     if (connection->flags & CONNECTION_PAUSED && !queued && connection->state == IOCPD_OPEN)
         sim_fail("connection %llx is paused, and nothing is queued", (unsigned long long)token);
     if (connection->state == IOCPD_OPEN && !paused && !receives)
@@ -325,7 +338,8 @@ static void timers_check(const struct worker *worker) {
     const struct timers *timers = &worker->timers;
     for (uint32_t i = 0; i < timers->count; i++) {
         if (timers->heap[i].connection->timer != i + 1) sim_fail("worker %u: a timer has lost its connection", worker->number);
-        if (i && timers->heap[(i - 1) / 2].at_ns > timers->heap[i].at_ns) sim_fail("worker %u: the timers are not in order", worker->number);
+        if (i && timers->heap[(i - 1) / 2].at_ns > timers->heap[i].at_ns)
+            sim_fail("worker %u: the timers are not in order", worker->number);
     }
 }
 
@@ -350,7 +364,8 @@ void oracle_settled(const struct port *port) {
     if (worker->table.used != used || worker->open_count != open || worker->closing_count != closing)
         sim_fail("worker %u counts %u connections, %u open, %u closing; there are %u, %u, %u", worker->number, worker->table.used,
                  worker->open_count, worker->closing_count, used, open, closing);
-    if (port->pending != pending) sim_fail("worker %u: %u operations are outstanding, and %u are counted", worker->number, pending, port->pending);
+    if (port->pending != pending)
+        sim_fail("worker %u: %u operations are outstanding, and %u are counted", worker->number, pending, port->pending);
     if (worker->pending_bytes != pending_bytes) sim_fail("worker %u: pending_bytes is wrong", worker->number);
     if (worker->engine->relay_waiting > world.config.relay_capacity + LOSSES * (uint64_t)sim_stream_count())
         sim_fail("%llu relayed messages wait", (unsigned long long)worker->engine->relay_waiting);
@@ -368,7 +383,8 @@ void oracle_step(void) {
         if (asleep && worker->inbox && worker->posters == 0) sim_fail("worker %u sleeps over its inbox", i);
         if (!asleep || !worker->attention) attention_ns[i] = 0;
         else if (!attention_ns[i]) attention_ns[i] = world.now_ns - world.jumped_ns;
-        else if (world.now_ns - world.jumped_ns > attention_ns[i] + PATIENCE_NS) sim_fail("worker %u sleeps though it is asked for attention", i);
+        else if (world.now_ns - world.jumped_ns > attention_ns[i] + PATIENCE_NS)
+            sim_fail("worker %u sleeps though it is asked for attention", i);
         if (worker->inbox_commands > world.config.inbox_capacity + COMMANDS_MAX) sim_fail("worker %u: its inbox has no bound", i);
     }
 }
@@ -420,7 +436,8 @@ void oracle_calm(void) {
         if (connection_of(sim_stream_at(to))->state != IOCPD_OPEN) continue;
         for (uint32_t from = 0; from < sim_stream_count(); from++) {
             const struct witness *sender = &witnesses[from];
-            if (from == to || !sender->attached || sender->released || sender->writer.listener != receiver->reader.listener) continue;
+            if (from == to || !sender->attached || sender->released || sender->writer.listener != receiver->reader.listener)
+                continue;
             if (connection_of(sim_stream_at(from))->state != IOCPD_OPEN || sim_stream_at(from)->unread_bytes) continue;
             uint32_t whole = sender->writer.messages - (sender->writer.frame_at < sender->writer.frame_bytes);
             if (receiver->reader.last[from] && receiver->reader.last[from] != whole)
@@ -446,7 +463,8 @@ void oracle_stopped(void) {
         if (witness->attached && !witness->released) sim_fail("the engine has stopped, and connection %u has not ended", i);
         if (witness->released) reasons[witness->reason]++;
     }
-    uint64_t adopted = 0, bytes_in = 0, bytes_out = 0, discarded = 0, accepted = 0, refused = 0, counted[IOCPD_REASON_COUNT] = {0};
+    uint64_t adopted = 0, bytes_in = 0, bytes_out = 0, discarded = 0, accepted = 0, refused = 0,
+             counted[IOCPD_REASON_COUNT] = {0};
     for (uint32_t i = 0; i < engine->worker_count; i++) {
         const struct worker *worker = &engine->workers[i];
         adopted += worker->adopted;
@@ -465,7 +483,8 @@ void oracle_stopped(void) {
                    listener->refused_address_rate + listener->refused_rate + listener->refused_memory;
         sum_check("connections of a listener", listener->connections, 0);
     }
-    for (int reason = 0; reason < IOCPD_REASON_COUNT; reason++) sum_check(iocpd_reason_name(reason), counted[reason], reasons[reason]);
+    for (int reason = 0; reason < IOCPD_REASON_COUNT; reason++)
+        sum_check(iocpd_reason_name(reason), counted[reason], reasons[reason]);
     sum_check("adopted", adopted, attached);
     sum_check("let in or refused", adopted + refused, sim_handles_given());
     sum_check("accepted but not adopted", accepted < adopted || accepted - adopted > refused, 0);
@@ -496,14 +515,16 @@ void oracle_events(const iocpd_event *events, uint32_t count) {
         struct witness *witness = witness_of(event->token);
         if (!witness) { /* its CONNECTED comes before it is attached */
             if (event->kind == IOCPD_EVENT_CONNECTED && early_count < EARLY_MAX) early[early_count++] = event->token;
-            if (event->kind == IOCPD_EVENT_DISCONNECTED) sim_fail("%llx has ended, which never was", (unsigned long long)event->token);
+            if (event->kind == IOCPD_EVENT_DISCONNECTED)
+                sim_fail("%llx has ended, which never was", (unsigned long long)event->token);
             continue;
         }
         bool end = event->kind == IOCPD_EVENT_DISCONNECTED;
         if (++*(end ? &witness->disconnected_events : &witness->connected_events) > 1)
             sim_fail("%llx has two events of one kind", (unsigned long long)event->token);
         if (end && !witness->released) sim_fail("%llx has ended by its event, and has not", (unsigned long long)event->token);
-        if (end && event->reason != witness->reason) sim_fail("%llx: its event has another reason", (unsigned long long)event->token);
+        if (end && event->reason != witness->reason)
+            sim_fail("%llx: its event has another reason", (unsigned long long)event->token);
     }
 }
 
@@ -514,9 +535,12 @@ void oracle_closed(const iocpd_closed *rows, uint32_t count) {
         const struct witness *witness = witness_of(token);
         if (!witness || !witness->released) sim_fail("%llx is listed as closed, and is not", (unsigned long long)token);
         const struct sim_stream *stream = sim_stream_at((uint32_t)(witness - witnesses));
-        if (row->connection.reason != witness->reason) sim_fail("%llx: its closed record has another reason", (unsigned long long)token);
-        if (row->connection.bytes_out != stream->sent) sim_fail("%llx: its closed record has other bytes", (unsigned long long)token);
+        if (row->connection.reason != witness->reason)
+            sim_fail("%llx: its closed record has another reason", (unsigned long long)token);
+        if (row->connection.bytes_out != stream->sent)
+            sim_fail("%llx: its closed record has other bytes", (unsigned long long)token);
         if (i && row->closed_serial >= rows[i - 1].closed_serial) sim_fail("closed records are out of order");
-        if (row->connection.listener != stream->listener) sim_fail("%llx: its closed record has another listener", (unsigned long long)token);
+        if (row->connection.listener != stream->listener)
+            sim_fail("%llx: its closed record has another listener", (unsigned long long)token);
     }
 }

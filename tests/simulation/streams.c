@@ -1,8 +1,8 @@
 /* streams.c: what is written to connections, and the check of what comes back.
  *
- * Each byte tells where it belongs. A client of an unframed service writes bytes of 7 bits that depend on its connection and their
- * place. With framing (and for a relay, whose clients' messages are then never cut by the kernel) it writes messages that say who
- * wrote them, which one it is and how long they are:
+ * Each byte tells where it belongs. A client of an unframed service writes bytes of 7 bits that depend on its connection and
+ * their place. With framing (and for a relay, whose clients' messages are then never cut by the kernel) it writes messages that
+ * say who wrote them, which one it is and how long they are:
  *
  *     m cccc ssssss llll filler...        connection, sequence, length: hexadecimal; "b" and a number: a service's broadcast
  *
@@ -64,7 +64,8 @@ static void message_write(uint8_t *out, char kind, uint32_t sender, uint32_t seq
 
 static uint32_t message_bytes_choose(const iocpd_framing *framing, enum dice dice) {
     if (framing->kind == IOCPD_FIXED || framing->kind == IOCPD_RAW) return framing->max_bytes;
-    uint32_t bytes = (uint32_t)roll_between(dice, HEAD_BYTES, one_in(dice, 4) || framing->max_bytes < 60 ? framing->max_bytes : 60);
+    uint32_t bytes =
+        (uint32_t)roll_between(dice, HEAD_BYTES, one_in(dice, 4) || framing->max_bytes < 60 ? framing->max_bytes : 60);
     return (bytes & 0xff) == SAID_MARK ? bytes - 1 : bytes; /* no prefix begins with the mark */
 }
 
@@ -133,9 +134,11 @@ static void copy_seen(const struct reader *reader, uint32_t number, uint32_t byt
     struct said *one = &said[number];
     const struct witness *witness = &witnesses[reader->number];
     if (one->cancelled) sim_fail("connection %u gets %u, though that command was refused", reader->number, number);
-    if (one->bytes != bytes) sim_fail("connection %u gets %u bytes of %u instead of %u", reader->number, bytes, number, one->bytes);
+    if (one->bytes != bytes)
+        sim_fail("connection %u gets %u bytes of %u instead of %u", reader->number, bytes, number, one->bytes);
     if (one->seen[reader->number]) sim_fail("connection %u gets %u twice", reader->number, number);
-    if (one->token && one->token != witness->token) sim_fail("connection %u gets %u, which was for somebody else", reader->number, number);
+    if (one->token && one->token != witness->token)
+        sim_fail("connection %u gets %u, which was for somebody else", reader->number, number);
     if (one->listener >= 0 && reader->listener != &world.listeners[one->listener])
         sim_fail("connection %u gets %u, which was for listener %d", reader->number, number, one->listener);
     one->seen[reader->number] = 1;
@@ -147,7 +150,9 @@ static uint32_t hexadecimal(const uint8_t *text, uint32_t digits) {
     uint32_t value = 0;
     for (uint32_t i = 0; i < digits; i++) {
         uint8_t digit = text[i];
-        value = value << 4 | (digit >= 'a' && digit <= 'f' ? digit - 'a' + 10u : digit >= '0' && digit <= '9' ? digit - (uint32_t)'0' : 0xffffu);
+        value = value << 4 | (digit >= 'a' && digit <= 'f'   ? digit - 'a' + 10u
+                              : digit >= '0' && digit <= '9' ? digit - (uint32_t)'0'
+                                                             : 0xffffu);
     }
     return value;
 }
@@ -156,7 +161,8 @@ static uint32_t hexadecimal(const uint8_t *text, uint32_t digits) {
 static void message_seen(struct reader *reader, const uint8_t *message, uint32_t bytes) {
     uint32_t sender = hexadecimal(message + 1, 4), sequence = hexadecimal(message + 5, 6);
     for (uint32_t at = HEAD_BYTES; at < bytes; at++)
-        if (message[at] != filler(sender, sequence, at)) sim_fail("connection %u: byte %u of a message is wrong", reader->number, at);
+        if (message[at] != filler(sender, sequence, at))
+            sim_fail("connection %u: byte %u of a message is wrong", reader->number, at);
     if (message[0] == 'b') {
         copy_seen(reader, sequence, bytes);
         return;
@@ -188,7 +194,8 @@ static uint32_t unit_total(struct reader *reader) {
     if (reader->unit_bytes < prefix + HEAD_BYTES) return 0;
     uint8_t expected[8], kind = unit[prefix];
     uint32_t bytes = hexadecimal(unit + prefix + 11, 4);
-    if ((kind != 'm' && kind != 'b') || bytes < HEAD_BYTES || bytes > 4000) sim_fail("connection %u gets what is no message", reader->number);
+    if ((kind != 'm' && kind != 'b') || bytes < HEAD_BYTES || bytes > 4000)
+        sim_fail("connection %u gets what is no message", reader->number);
     if (prefix_of(framing, bytes, expected) && memcmp(expected, unit, prefix) != 0)
         sim_fail("connection %u gets a message with a wrong prefix", reader->number);
     return prefix + bytes + suffix_of(framing, expected);
@@ -206,7 +213,8 @@ static void unit_seen(struct reader *reader) {
     }
     const iocpd_framing *framing = &reader->listener->framing;
     uint8_t suffix[8];
-    uint32_t suffix_bytes = suffix_of(framing, suffix), prefix = framing->kind == IOCPD_LENGTH_PREFIXED ? framing->prefix_bytes : 0;
+    uint32_t suffix_bytes = suffix_of(framing, suffix),
+             prefix = framing->kind == IOCPD_LENGTH_PREFIXED ? framing->prefix_bytes : 0;
     if (memcmp(unit + total - suffix_bytes, suffix, suffix_bytes) != 0)
         sim_fail("connection %u: a message does not end as it should", reader->number);
     message_seen(reader, unit + prefix, total - prefix - suffix_bytes);

@@ -11,6 +11,13 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#ifdef __SANITIZE_ADDRESS__ /* then reading what was freed is seen at once */
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(memory, bytes) (void)(memory)
+#define ASAN_UNPOISON_MEMORY_REGION(memory, bytes) (void)(memory)
+#endif
+
 enum {
     THREADS_MAX = 32,
     STACK_BYTES = 256 * 1024,
@@ -83,6 +90,10 @@ static void thread_go(struct thread *thread) {
     running = NULL;
 }
 
+static bool still;
+
+void sim_still(bool is_still) { still = is_still; }
+
 static bool always(const void *what) { return what == NULL; }
 static bool never(const void *what) { return what != NULL; }
 
@@ -90,7 +101,7 @@ static bool never(const void *what) { return what != NULL; }
  * often, since everything waits for them. */
 void simulation_switch(void) {
     points_set();
-    if (!running) return;
+    if (!running || still) return;
     bool worker = strncmp(running->name, "iocpd-", 6) == 0;
     if (points_between && one_in(DICE_SCHEDULE, worker ? 2000 : 15)) thread_sleep((int64_t)roll(DICE_SCHEDULE, HELD_NS));
     else to_scheduler();
@@ -257,6 +268,7 @@ void memory_free(void *memory) {
     block->freed = 1;
     live_count--;
     memset(memory, POISON, poisoned(block));
+    ASAN_POISON_MEMORY_REGION(memory, block->bytes);
 }
 
 uint64_t memory_blocks(void) { return live_count; }
@@ -265,8 +277,10 @@ void memory_reset(void) {
     for (uint32_t i = 0; i < block_count; i++) {
         const struct block *block = blocks[i];
         const uint8_t *memory = (const uint8_t *)(block + 1);
+        ASAN_UNPOISON_MEMORY_REGION(memory, block->bytes);
         for (size_t at = 0; block->freed && at < poisoned(block); at++)
-            if (memory[at] != POISON) sim_fail("memory was written after it had been freed (%llu bytes)", (unsigned long long)block->bytes);
+            if (memory[at] != POISON)
+                sim_fail("memory was written after it had been freed (%llu bytes)", (unsigned long long)block->bytes);
         free(blocks[i]);
     }
     block_count = live_count = 0;

@@ -49,8 +49,8 @@ void sim_fail(const char *format, ...) {
            (unsigned long long)world.steps, (double)world.now_ns / 1e6, thread_name());
     vprintf(format, arguments);
     putchar('\n');
-    printf("SETTING faults %u clients %u commands %u steps %llu workers %u listeners %u\n", world.faults, world.clients, world.commands,
-           (unsigned long long)world.steps_max, world.config.workers, world.config.listener_count);
+    printf("SETTING faults %u clients %u commands %u steps %llu workers %u listeners %u\n", world.faults, world.clients,
+           world.commands, (unsigned long long)world.steps_max, world.config.workers, world.config.listener_count);
     va_end(arguments);
     fflush(stdout);
     _exit(1);

@@ -39,7 +39,7 @@ struct world {
     iocpd_config config;
     iocpd_listener_config listeners[LISTENERS_MAX_SIM];
     uint32_t clients, commands, memory_odds; /* of an allocation to fail */
-    iocpd_engine *engine; /* NULL: not started */
+    iocpd_engine *engine;                    /* NULL: not started */
     bool stopping;
     bool over; /* the engine has stopped: everybody ends */
 };
@@ -82,11 +82,11 @@ struct platform_address client_address(uint32_t which);
 /* Something that an operator or a service has said: it says its number in each copy. */
 struct said {
     enum { SAID_SEND, SAID_BROADCAST, SAID_FAREWELL } kind;
-    uint64_t token;    /* the only one it is for; 0: several */
-    int32_t listener;  /* -1: of all */
+    uint64_t token;   /* the only one it is for; 0: several */
+    int32_t listener; /* -1: of all */
     uint32_t bytes;
-    uint64_t written;  /* whole copies that the kernel has taken */
-    bool cancelled;    /* the command was refused: nobody may get it */
+    uint64_t written;                                     /* whole copies that the kernel has taken */
+    bool cancelled;                                       /* the command was refused: nobody may get it */
     uint8_t seen[SIM_STREAMS_MAX], owed[SIM_STREAMS_MAX]; /* owed: to all that stay */
 };
 
@@ -111,10 +111,10 @@ void writer_wrote(struct writer *writer, uint32_t bytes);
 struct reader {
     uint32_t number;
     const iocpd_listener_config *listener;
-    uint64_t echoed;   /* RAW echo: bytes */
-    uint32_t messages; /* framed echo: how many came back */
+    uint64_t echoed;                /* RAW echo: bytes */
+    uint32_t messages;              /* framed echo: how many came back */
     uint32_t last[SIM_STREAMS_MAX]; /* relay: 1 + the last message of each sender */
-    uint8_t unit[4096]; /* a message or something said, as far as it has come */
+    uint8_t unit[4096];             /* a message or something said, as far as it has come */
     uint32_t unit_bytes;
 };
 void reader_take(struct reader *reader, const uint8_t *data, uint32_t bytes);
@@ -132,7 +132,7 @@ void streams_reset(void);
 enum cause {
     CAUSE_CLIENT_END = 1,
     CAUSE_CLIENT_RESET = 2,
-    CAUSE_RESET = 4,     /* an operation ended with an error of this kind */
+    CAUSE_RESET = 4, /* an operation ended with an error of this kind */
     CAUSE_TIMED_OUT = 8,
     CAUSE_RESOURCES = 16,
     CAUSE_FAILED = 32,
