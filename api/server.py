@@ -43,6 +43,7 @@ from iocpd.core import Engine, EngineError, EngineStopped, lower_priority
 _SPARE_FILES = 128
 # The engine itself cancels what is left at its deadline; if it is not done so much later, it never will be.
 _JOIN_MARGIN_SECONDS = 15.0
+_AUDIT_RETRY_SECONDS = 1.0
 # Ctrl-C goes to every process of a terminal's foreground, and a program that wraps this one may pass it on as well:
 # what comes together is one signal.
 _SAME_SIGNAL_SECONDS = 0.3
@@ -120,6 +121,7 @@ class _Service:
         server = HttpServer(self._app, self._context.settings, self._metrics)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         watching = asyncio.create_task(watch_addresses(self._engine))
+        retrying = asyncio.create_task(self._retry_audit())
         if await _happens(server.ready, unless=serving):
             # What exists now stays; without it, a collection while somebody lists connections has little to look
             # through.
@@ -136,8 +138,15 @@ class _Service:
         server.should_exit = True
         await serving
         self._supervisor.end()
+        retrying.cancel()
         await asyncio.to_thread(self._audit.close)
         return status
+
+    async def _retry_audit(self) -> None:
+        """What the disk did not take is tried again, whether or not anything happens that would be noted."""
+        while True:
+            await asyncio.sleep(_AUDIT_RETRY_SECONDS)
+            self._audit.retry()
 
     def _note(self, action: str, target: str, *, outcome: str = "done", detail: str = "") -> None:
         """An entry in the audit for what no request asked for."""

@@ -6,9 +6,11 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from tests import windows
 from tests.windows import wine
@@ -32,18 +34,30 @@ INTEGRATION_OUTSIDE = [
     "tests/integration",
     *(f"--ignore={file}" for file in (*INTEGRATION_INSIDE, *INTEGRATION_ELSEWHERE)),
 ]
+# Wine fills what is freed, checks what is passed to the heap, and says so when it is wrong.
+HEAP_CHECKS = "-all,err+heap,warn+heap"
 PYTEST = ["-m", "pytest", "-q", "-rsx", "-p", "no:cacheprovider", "-p", "tests.windows.wine_limits"]
 
 
-def _pytest(command: list[str], arguments: list[str], **variables: str) -> int:
+def _pytest(command: list[str], arguments: list[str], stderr: IO[str] | None = None, **variables: str) -> int:
     environment = os.environ | {"IOCPD_WINDOWS_CACHE": str(CACHE)} | variables
-    return subprocess.run([*command, *PYTEST, *arguments], cwd=TOP, env=environment).returncode
+    return subprocess.run([*command, *PYTEST, *arguments], cwd=TOP, env=environment, stderr=stderr).returncode
 
 
 def inside(options: list[str]) -> int:
     """Windows Python runs the tests: the engine over cffi, and the API in its own process."""
-    tests = ["tests/conformance", "--ignore=tests/conformance/test_port.py", "tests/unit", *INTEGRATION_INSIDE]
-    return _pytest([*RUN, "python"], [*tests, *options])
+    return _pytest([*RUN, "python"], ["tests/unit", *INTEGRATION_INSIDE, *options])
+
+
+def heap(options: list[str]) -> int:
+    """Windows Python runs the engine's tests, and Wine checks each use of the heap."""
+    tests = ["tests/conformance", "--ignore=tests/conformance/test_port.py"]
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        status = _pytest([*RUN, "python"], [*tests, *options], stderr=said, WINEDEBUG=HEAP_CHECKS)
+        said.seek(0)
+        text = said.read()
+    sys.stderr.write(text)
+    return status or (1 if ":heap:" in text else 0)
 
 
 def port(options: list[str]) -> int:
@@ -59,7 +73,7 @@ def outside(options: list[str]) -> int:
     return _pytest([sys.executable], [*INTEGRATION_OUTSIDE, *options], IOCPD_SERVE_COMMAND=" ".join(command))
 
 
-LANES: dict[str, Callable[[list[str]], int]] = {"inside": inside, "port": port, "outside": outside}
+LANES: dict[str, Callable[[list[str]], int]] = {"inside": inside, "heap": heap, "port": port, "outside": outside}
 
 
 def test(lanes: list[str], options: list[str]) -> int:

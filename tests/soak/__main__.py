@@ -1,0 +1,170 @@
+"""python -m tests.soak: see the package's text."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import random
+import statistics
+import sys
+import threading
+import time
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import NamedTuple
+
+from iocpd.core import Engine, EngineConfig, ListenerConfig
+from iocpd.core._native import lib
+from tests.conformance.test_chaos import Commands, misbehave, watch
+from tests.support import PATIENCE, eventually, port_of
+
+LIFE_SECONDS = 3.0
+WARM_LIVES = 3
+"""After so many, what Python keeps for later is there."""
+MEMORY_SPREAD = 1 << 20
+BLOCKS_SPREAD = 500
+"""Python's own, of some 130,000: what it keeps of a name, a type or a thread that it meets for the first time."""
+
+
+class Use(NamedTuple):
+    """What the process has, between two lives."""
+
+    handles: int
+    threads: int
+    memory: int
+    blocks: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.handles} handles, {self.threads} threads, {self.memory / (1 << 20):.1f} MiB, {self.blocks} blocks"
+        )
+
+
+if sys.platform == "win32":
+    import ctypes
+    from ctypes import wintypes
+
+    class _Counters(ctypes.Structure):
+        _fields_ = (
+            ("bytes", wintypes.DWORD),
+            ("page_faults", wintypes.DWORD),
+            *((f"size_{number}", ctypes.c_size_t) for number in range(7)),
+            ("private", ctypes.c_size_t),
+        )
+
+    _ALL_HANDLES = 64  # SystemExtendedHandleInformation: of every process
+
+    class _Handle(ctypes.Structure):
+        _fields_ = (
+            ("object", ctypes.c_void_p),
+            ("process", ctypes.c_size_t),
+            ("value", ctypes.c_size_t),
+            ("rest", ctypes.c_uint32 * 4),
+        )
+
+    def _handles() -> int:
+        """This process's, as the kernel knows them, or wineserver: GetProcessHandleCount is always 0 there."""
+        room = 1 << 20
+        while True:
+            memory = ctypes.create_string_buffer(room)
+            status = ctypes.WinDLL("ntdll").NtQuerySystemInformation(_ALL_HANDLES, memory, room, None)
+            if status == 0:
+                break
+            assert room < 1 << 28, f"NtQuerySystemInformation: {status & 0xFFFFFFFF:#x}"
+            room *= 2
+        count = ctypes.c_size_t.from_buffer(memory).value
+        rows = (_Handle * count).from_buffer(memory, 2 * ctypes.sizeof(ctypes.c_size_t))
+        return sum(row.process == os.getpid() for row in rows)
+
+    def use() -> Use:
+        """On Windows, and under Wine."""
+        kernel32 = ctypes.WinDLL("kernel32")
+        kernel32.GetCurrentProcess.restype = wintypes.HANDLE
+        process, counters = wintypes.HANDLE(kernel32.GetCurrentProcess()), _Counters()
+        kernel32.K32GetProcessMemoryInfo(process, ctypes.byref(counters), ctypes.sizeof(counters))
+        return Use(_handles(), threading.active_count(), counters.private)
+
+else:
+    import ctypes
+
+    class _Heaps(ctypes.Structure):
+        """struct mallinfo2 of glibc."""
+
+        _fields_ = (
+            *((f"size_{number}", ctypes.c_size_t) for number in range(4)),
+            ("hblkhd", ctypes.c_size_t),  # in mappings of their own
+            *((f"size_{number}", ctypes.c_size_t) for number in range(5, 7)),
+            ("uordblks", ctypes.c_size_t),  # in use, in all heaps
+            *((f"size_{number}", ctypes.c_size_t) for number in range(8, 10)),
+        )
+
+    _libc = ctypes.CDLL(None)
+    _libc.mallinfo2.restype = _Heaps
+
+    def use() -> Use:
+        """On Linux. The memory that is in use: what the process has grows for long, as heaps keep what is free."""
+        heaps = _libc.mallinfo2()
+        handles, threads = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+        return Use(handles, threads, heaps.uordblks + heaps.hblkhd)
+
+
+def live(source: random.Random, backend: str) -> int:
+    """One engine from its start to its end; how many connections it had."""
+    listeners = [ListenerConfig(port=0, service=service) for service in ("echo", "relay", "discard")]
+    engine = Engine(EngineConfig(listeners=listeners, backend=backend, workers=2, idle_timeout=0.5))
+    engine.start()
+    ports, halt = [port_of(engine, listener) for listener in range(3)], threading.Event()
+    commands = [Commands(random.Random(source.random()), engine) for _ in range(2)]
+    with ThreadPoolExecutor(7) as pool:
+        work = [pool.submit(misbehave, random.Random(source.random()), ports, halt) for _ in range(4)]
+        work += [pool.submit(each.run, halt) for each in commands]
+        work += [pool.submit(watch, engine, halt)]
+        try:
+            wait(work, LIFE_SECONDS, FIRST_EXCEPTION)
+            engine.stop(deadline=source.choice([0, 0.1]))
+        finally:
+            halt.set()
+        for each in work:
+            each.result(PATIENCE)
+    futures = [future for each in commands for future in each.futures]
+    assert not wait(futures, PATIENCE).not_done
+    return sum(stats.adopted for stats in engine.worker_stats())
+
+
+def soak(seconds: float, backend: str, seed: int) -> list[str]:
+    """What has grown; nothing, if all is well."""
+    source, until = random.Random(seed), time.monotonic() + seconds
+    seen: list[Use] = []
+    while time.monotonic() < until or len(seen) < 2 * WARM_LIVES:
+        connections = live(source, backend)
+        eventually(lambda: gc.collect() >= 0 and lib.iocpd_allocations() == 0)
+        seen.append(use()._replace(blocks=sys.getallocatedblocks()))
+        print(f"life {len(seen)}: {connections} connections; afterwards {seen[-1]}", flush=True)
+    warm = seen[WARM_LIVES - 1 :]
+    grown = [
+        f"{name}: {getattr(warm[0], name)} became {getattr(warm[-1], name)}"
+        for name, spread in (("handles", 0), ("threads", 0), ("blocks", BLOCKS_SPREAD))
+        if getattr(warm[-1], name) > getattr(warm[0], name) + spread
+    ]
+    half = len(warm) // 2
+    before, after = (statistics.median(each.memory for each in part) for part in (warm[:half], warm[half:]))
+    if after > before + MEMORY_SPREAD:
+        grown.append(f"memory: {before / (1 << 20):.1f} MiB became {after / (1 << 20):.1f} MiB")
+    return grown
+
+
+def main() -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Handles, threads and memory stay flat.")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    grown = soak(options.seconds, options.backend, options.seed)
+    for line in grown:
+        print(f"grown: {line}")
+    return 1 if grown else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
