@@ -150,7 +150,7 @@ struct witness {
     uint64_t token; /* 0: the engine has not taken it over */
     uint32_t worker;
     uint32_t causes;
-    bool attached, released;
+    bool attached, ending, released;
     int32_t reason;
     int64_t accepted_ns, attached_ns, released_ns;
     uint32_t overdue_turns; /* that it has been seen with a deadline over */
