@@ -415,6 +415,7 @@ static bool receive_event(struct sim_port *port, struct sim_stream *stream, stru
         stream->unread_bytes -= bytes;
         memmove(stream->unread, stream->unread + bytes, stream->unread_bytes);
         stream->taken += bytes;
+        stream->active_ns = sim_now_ns();
         buffer->bytes = event->bytes = bytes;
         event->buffer = buffer;
         stream->receive.due_ns = later();
@@ -440,6 +441,7 @@ static bool send_event(struct sim_port *port, struct sim_stream *stream, struct 
     event->os_error = stream->send.os_error;
     event->error = linux_port_error(stream->send.os_error);
     stream->sent += stream->send.bytes;
+    if (stream->send.bytes) stream->active_ns = sim_now_ns();
     memset((void *)(uintptr_t)socket->slices, 0xee, socket->slice_count * sizeof *socket->slices);
     socket->slice_count = UINT32_MAX;
     port_end(&port->base, &socket->send);

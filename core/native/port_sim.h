@@ -66,6 +66,7 @@ struct sim_stream {
         uint64_t print; /* of the slices and of what they point to */
     } send;
 
+    int64_t active_ns;    /* when the engine was last told of bytes */
     uint64_t taken, sent; /* bytes: to the engine with events; from the engine, whose completion it has seen */
 };
 

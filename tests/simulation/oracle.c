@@ -22,6 +22,7 @@ struct witness witnesses[SIM_STREAMS_MAX];
 /* What was ever configured, since what is above a new limit stays as it is. */
 static struct {
     iocpd_limits largest, smallest;
+    uint32_t first_byte_ms, idle_ms; /* the smallest that are limits */
     int64_t changed_ns;
 } limits;
 
@@ -57,6 +58,8 @@ void oracle_reset(void) {
     ban_count = early_count = 0;
 #define BEGIN(field) limits.largest.field = limits.smallest.field = world.config.field;
     EACH_LIMIT(BEGIN)
+    limits.first_byte_ms = world.config.first_byte_ms;
+    limits.idle_ms = world.config.idle_ms;
 }
 
 void oracle_limits(const iocpd_limits *now) {
@@ -65,6 +68,9 @@ void oracle_limits(const iocpd_limits *now) {
     if (now->field > limits.largest.field) limits.largest.field = now->field;                                                    \
     if (now->field < limits.smallest.field) limits.smallest.field = now->field;
     EACH_LIMIT(WIDEN)
+    if (now->first_byte_ms && (!limits.first_byte_ms || now->first_byte_ms < limits.first_byte_ms))
+        limits.first_byte_ms = now->first_byte_ms;
+    if (now->idle_ms && (!limits.idle_ms || now->idle_ms < limits.idle_ms)) limits.idle_ms = now->idle_ms;
 }
 
 struct witness *witness_of(uint64_t token) {
@@ -277,6 +283,18 @@ static void deadlines_check(struct witness *witness, const struct connection *co
     if (!late) witness->overdue_turns = 0;
 }
 
+/* Once, when it has just begun to end. */
+static void patience_check(struct witness *witness, const struct sim_stream *stream, const struct connection *connection) {
+    int64_t active = stream->active_ns ? stream->active_ns : witness->attached_ns, now = world.now_ns + 1000000;
+    if (witness->ending) return;
+    witness->ending = true;
+    if (connection->reason == IOCPD_IDLE_TIMEOUT && now < active + (int64_t)limits.idle_ms * 1000000)
+        sim_fail("connection %u ends as idle, and was not for as long as that", stream->number);
+    if (connection->reason == IOCPD_FIRST_BYTE_TIMEOUT &&
+        now < (int64_t)connection->connected_ns + (int64_t)limits.first_byte_ms * 1000000)
+        sim_fail("connection %u has not had its time for a first byte", stream->number);
+}
+
 static void queue_check(const struct connection *connection) {
     const struct worker *worker = connection->worker;
     uint64_t bytes = 0, pieces = 0, token = connection_token(connection);
@@ -311,6 +329,7 @@ static void connection_check(const struct connection *connection, int64_t return
     queue_check(connection);
     deadlines_check(witness, connection, returned_ns);
     if (queued || paused || connection->over_soft_ns) witness->causes |= CAUSE_SLOW;
+    if (connection->state != IOCPD_OPEN) patience_check(witness, sim_stream_at((uint32_t)(witness - witnesses)), connection);
     if (connection->state == IOCPD_CLOSING_STATE) {
         const struct sim_stream *stream = sim_stream_at((uint32_t)(witness - witnesses));
         if (!receives && !sends) sim_fail("connection %llx is closing, and nothing will end it", (unsigned long long)token);
@@ -341,6 +360,17 @@ static void timers_check(const struct worker *worker) {
         if (i && timers->heap[(i - 1) / 2].at_ns > timers->heap[i].at_ns)
             sim_fail("worker %u: the timers are not in order", worker->number);
     }
+}
+
+static uint32_t commands_in(const struct message *message) {
+    uint32_t count = 0;
+    for (; message; message = message->next) count += message->kind >= MESSAGE_SEND && message->kind != MESSAGE_BARRIER;
+    return count;
+}
+
+static void inbox_check(const struct worker *worker) {
+    uint32_t count = commands_in(worker->inbox) + commands_in(worker->backlog), most = world.config.inbox_capacity;
+    if (count > most) sim_fail("worker %u: %u commands in its inbox, and %u is the most", worker->number, count, most);
 }
 
 void oracle_settled(const struct port *port) {
@@ -385,7 +415,7 @@ void oracle_step(void) {
         else if (!attention_ns[i]) attention_ns[i] = world.now_ns - world.jumped_ns;
         else if (world.now_ns - world.jumped_ns > attention_ns[i] + PATIENCE_NS)
             sim_fail("worker %u sleeps though it is asked for attention", i);
-        if (worker->inbox_commands > world.config.inbox_capacity + COMMANDS_MAX) sim_fail("worker %u: its inbox has no bound", i);
+        inbox_check(worker);
     }
 }
 

@@ -6,6 +6,15 @@
 
 static uint64_t digest, all_steps, all_connections, all_time_ms, all_bytes;
 
+enum {
+    SEED_S = 60
+}; /* a seed takes milliseconds; one that takes so long goes round in a circle without a point to change threads */
+
+static void hangs(int number) {
+    (void)number;
+    sim_fail("it goes round in a circle");
+}
+
 /* A stack that has overflowed, or a pointer to nowhere. */
 static void crashed(int number) { sim_fail("crash: signal %d", number); }
 
@@ -18,6 +27,8 @@ static void crashes_catch(void) {
     sigaction(SIGBUS, &action, NULL);
     sigaction(SIGFPE, &action, NULL);
     sigaction(SIGILL, &action, NULL);
+    action.sa_handler = hangs;
+    sigaction(SIGALRM, &action, NULL);
 }
 
 void platform_assert_failed(const char *what, const char *file, int line) {
@@ -25,6 +36,7 @@ void platform_assert_failed(const char *what, const char *file, int line) {
 }
 
 static void run(const struct options *options) {
+    alarm(SEED_S);
     world_begin(options);
     sim_kernel_reset();
     streams_reset();

@@ -3,7 +3,8 @@
  *   simulate.c   main: options, seeds one after the other, what a failure prints
  *   world.c      the seed's choices, chance, the trace
  *   threads.c    platform.h's threads, locks, events, clock and memory: coroutines on one thread, and who is next
- *   operators.c  the engine's life, and the threads that command, list, label, ban, drain and stop it
+ *   operators.c  the engine's life, and the threads that command, list, drain and stop it
+ *   commands.c   sends, broadcasts, kicks, labels, bans, and what their tickets must say
  *   services.c   threads of services in Python
  *   clients.c    the other ends of the connections
  *   streams.c    what is written to connections, so that each byte tells where it belongs
@@ -69,6 +70,18 @@ bool memory_has_failed(void);
 void operators_begin(void);
 void services_begin(void);
 extern uint32_t services_running;
+
+/* ---- commands.c --------------------------------------------------------------------------------------------------------- */
+
+enum command_kind { COMMAND_SEND, COMMAND_BROADCAST, COMMAND_KICK, COMMAND_LABEL, COMMAND_BANS, COMMAND_RTT, COMMAND_BARRIER };
+
+void commands_reset(void);
+void command_give(enum command_kind kind);
+uint32_t commands_open(void); /* given, and not yet taken as done */
+void commands_take_done(uint32_t timeout_ms);
+/* Mostly of a connection that is there. */
+uint64_t any_token(void);
+const char *status_name(int32_t status);
 
 /* ---- clients.c ---------------------------------------------------------------------------------------------------------- */
 
@@ -150,7 +163,7 @@ struct witness {
     uint64_t token; /* 0: the engine has not taken it over */
     uint32_t worker;
     uint32_t causes;
-    bool attached, released;
+    bool attached, ending, released;
     int32_t reason;
     int64_t accepted_ns, attached_ns, released_ns;
     uint32_t overdue_turns; /* that it has been seen with a deadline over */
