@@ -84,7 +84,8 @@ def main() -> int:
         return 1
     print(
         f"{sums['seeds']:,} seeds in {took:.0f} s, nothing found: {sums['steps']:,} steps, "
-        f"{sums['connections']:,} connections, {sums['bytes']:,} bytes, {sums['time_ms'] / 1000:,.0f} s of simulated time"
+        f"{sums['connections']:,} connections, {sums['bytes']:,} bytes, "
+        f"{sums['time_ms'] / 1000:,.0f} s of simulated time"
     )
     return 0
 
