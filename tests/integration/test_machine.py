@@ -72,7 +72,7 @@ class HttpFace:
 
     def ban(self, on: bool) -> None:
         if on:
-            answer = self.http.post("/v1/bans", json={"address": "127.0.0.0/8"})
+            answer = self.http.post("/v1/bans", json={"address": "127.0.0.0/8", "kick": False})
         else:
             (ban,) = self.server.get("/v1/bans")["items"]
             answer = self.http.delete(f"/v1/bans/{ban['id']}")
