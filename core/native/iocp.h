@@ -40,11 +40,6 @@ enum {
 
 enum { SOCKET_SKIPS = 1 }; /* port_socket.flags: no packet for what ends at once */
 
-struct operation_list {
-    struct port_operation *first, *last;
-    uint32_t count;
-};
-
 struct accept_slot {
     struct port_operation operation;
     struct accept_pool *pool;
@@ -89,24 +84,6 @@ static_assert(offsetof(struct port_operation, overlapped) == 0, "OVERLAPPED is t
 static_assert(offsetof(struct accept_slot, operation) == 0, "per-I/O data is the first member of the accept slot");
 static_assert(offsetof(struct iocp_port, base) == 0, "a driver's port starts with the common part");
 static_assert(sizeof(ULONG_PTR) == sizeof(void *), "a completion key holds a pointer");
-
-/* ---- lists ------------------------------------------------------------------------------------------------------ */
-
-static inline void list_push(struct operation_list *list, struct port_operation *operation) {
-    operation->next = NULL;
-    if (list->last) list->last->next = operation;
-    else list->first = operation;
-    list->last = operation;
-    list->count++;
-}
-
-static inline struct port_operation *list_pop(struct operation_list *list) {
-    struct port_operation *operation = list->first;
-    list->first = operation->next;
-    if (!list->first) list->last = NULL;
-    list->count--;
-    return operation;
-}
 
 /* ---- what every operation does ---------------------------------------------------------------------------------- */
 

@@ -169,4 +169,29 @@ static inline void port_end(struct port *port, struct port_operation *operation)
     port->pending--;
 }
 
+/* ---- the drivers' lists of operations: first in, first out ---------------------------------------------------------- */
+
+struct operation_list {
+    struct port_operation *first, *last;
+    uint32_t count;
+};
+
+static inline void list_push(struct operation_list *list, struct port_operation *operation) {
+    operation->next = NULL;
+    if (list->last) list->last->next = operation;
+    else list->first = operation;
+    list->last = operation;
+    list->count++;
+}
+
+static inline struct port_operation *list_pop(struct operation_list *list) {
+    struct port_operation *operation = list->first;
+    if (!operation) return NULL;
+    list->first = operation->next;
+    if (!list->first) list->last = NULL;
+    list->count--;
+    operation->next = NULL;
+    return operation;
+}
+
 #endif

@@ -29,31 +29,6 @@ static inline enum port_error linux_port_error(int error) {
     }
 }
 
-/* ---- lists of operations: first in, first out ------------------------------------------------------------------------- */
-
-struct operation_list {
-    struct port_operation *first, *last;
-    uint32_t count;
-};
-
-static inline void list_push(struct operation_list *list, struct port_operation *operation) {
-    operation->next = NULL;
-    if (list->last) list->last->next = operation;
-    else list->first = operation;
-    list->last = operation;
-    list->count++;
-}
-
-static inline struct port_operation *list_pop(struct operation_list *list) {
-    struct port_operation *operation = list->first;
-    if (!operation) return NULL;
-    list->first = operation->next;
-    if (!list->first) list->last = NULL;
-    list->count--;
-    operation->next = NULL;
-    return operation;
-}
-
 static inline void list_move(struct operation_list *to, struct operation_list *from, uint8_t state) {
     for (struct port_operation *operation; (operation = list_pop(from));) {
         operation->state = state;
