@@ -203,6 +203,27 @@ def watch(engine: Engine, halt: threading.Event) -> None:
         halt.wait(0.002)
 
 
+def crowd(engine: Engine, source: random.Random, seconds: float, deadline: float) -> list[Future[Any]]:
+    """Clients, operators and a reader of events for so long, and then a stop with this deadline. The engine has three
+    listeners. What became of all commands of the operators."""
+    ports, halt = [port_of(engine, listener) for listener in range(3)], threading.Event()
+    commands = [Commands(random.Random(source.random()), engine) for _ in range(2)]
+    with ThreadPoolExecutor(7) as pool:
+        work = [pool.submit(misbehave, random.Random(source.random()), ports, halt) for _ in range(4)]
+        work += [pool.submit(each.run, halt) for each in commands]
+        work += [pool.submit(watch, engine, halt)]
+        try:
+            wait(work, seconds, FIRST_EXCEPTION)
+            engine.stop(deadline=deadline, farewell=b"end")
+        finally:
+            halt.set()
+        for each in work:
+            each.result(PATIENCE)
+    futures = [future for each in commands for future in each.futures]
+    assert not wait(futures, PATIENCE).not_done
+    return futures
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_chaos_leaves_no_command_open_and_all_sums_right(start: Start, seed: int) -> None:
     source = random.Random(seed)
@@ -224,23 +245,7 @@ def test_chaos_leaves_no_command_open_and_all_sums_right(start: Start, seed: int
         closed_capacity=source.choice([1, 100]),
         event_capacity=source.choice([64, 4096]),
     )
-    ports, halt = [port_of(engine, listener) for listener in range(3)], threading.Event()
-    commands = [Commands(random.Random(source.random()), engine) for _ in range(2)]
-    with ThreadPoolExecutor(7) as pool:
-        work = [pool.submit(misbehave, random.Random(source.random()), ports, halt) for _ in range(4)]
-        work += [pool.submit(each.run, halt) for each in commands]
-        work += [pool.submit(watch, engine, halt)]
-        try:
-            wait(work, 0.7, FIRST_EXCEPTION)
-            engine.stop(deadline=source.choice([0, 0.05, 0.5]), farewell=b"end")
-        finally:
-            halt.set()
-        for each in work:
-            each.result(PATIENCE)
-
-    futures = [future for each in commands for future in each.futures]
-    assert not wait(futures, PATIENCE).not_done
-    for future in futures:
+    for future in crowd(engine, source, 0.7, source.choice([0, 0.05, 0.5])):
         error = future.exception()
         assert error is None or isinstance(error, REFUSALS), error
         result = None if error else future.result()

@@ -10,13 +10,12 @@ import statistics
 import sys
 import threading
 import time
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import NamedTuple
 
 from iocpd.core import Engine, EngineConfig, ListenerConfig
 from iocpd.core._native import lib
-from tests.conformance.test_chaos import Commands, misbehave, watch
-from tests.support import PATIENCE, eventually, port_of
+from tests.conformance.test_chaos import crowd
+from tests.support import eventually
 
 LIFE_SECONDS = 3.0
 WARM_LIVES = 3
@@ -113,21 +112,7 @@ def live(source: random.Random, backend: str) -> int:
     listeners = [ListenerConfig(port=0, service=service) for service in ("echo", "relay", "discard")]
     engine = Engine(EngineConfig(listeners=listeners, backend=backend, workers=2, idle_timeout=0.5))
     engine.start()
-    ports, halt = [port_of(engine, listener) for listener in range(3)], threading.Event()
-    commands = [Commands(random.Random(source.random()), engine) for _ in range(2)]
-    with ThreadPoolExecutor(7) as pool:
-        work = [pool.submit(misbehave, random.Random(source.random()), ports, halt) for _ in range(4)]
-        work += [pool.submit(each.run, halt) for each in commands]
-        work += [pool.submit(watch, engine, halt)]
-        try:
-            wait(work, LIFE_SECONDS, FIRST_EXCEPTION)
-            engine.stop(deadline=source.choice([0, 0.1]))
-        finally:
-            halt.set()
-        for each in work:
-            each.result(PATIENCE)
-    futures = [future for each in commands for future in each.futures]
-    assert not wait(futures, PATIENCE).not_done
+    crowd(engine, source, LIFE_SECONDS, source.choice([0, 0.1]))
     return sum(stats.adopted for stats in engine.worker_stats())
 
 
