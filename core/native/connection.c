@@ -477,13 +477,14 @@ static void closed_row(struct connection *connection, iocpd_closed *row) {
         memcpy(row->text, waiter->ticket->text, sizeof row->text); /* the last in the list is the first that kicked */
 }
 
-/* The ring keeps the labels with the record; those of the record that it overwrites are nobody's any more. */
+/* The ring keeps the labels with the record; those of the record that it overwrites are nobody's any more. They are retired only
+ * when that record can not be read any more: a reader that found it after another had freed them would read freed memory. */
 static void closed_put(struct worker *worker, const iocpd_closed *row) {
-    iocpd_closed before;
-    uint64_t number = worker->closed.written;
-    if (number >= worker->closed.capacity && ring_read(&worker->closed, number - worker->closed.capacity, &before, sizeof before))
-        labels_retire(worker->engine, (struct labels *)(uintptr_t)before.connection.labels);
-    ring_write(&worker->closed, row, sizeof *row);
+    iocpd_closed before = {0};
+    struct ring *ring = &worker->closed;
+    if (ring->written >= ring->capacity) ring_read(ring, ring->written - ring->capacity, &before, sizeof before);
+    ring_write(ring, row, sizeof *row);
+    labels_retire(worker->engine, (struct labels *)(uintptr_t)before.connection.labels);
 }
 
 /* Nothing is outstanding any more: what the kernel had is ours again. */
