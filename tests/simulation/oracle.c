@@ -151,7 +151,6 @@ void oracle_attached(struct sim_stream *stream) {
     witness->token = connection_token(connection);
     witness->worker = connection->worker->number;
     witness->attached = true;
-    witness->attached_ns = world.now_ns;
     for (uint32_t i = 0; i < early_count; i++) witness->connected_events += early[i] == witness->token;
     for (uint32_t i = 0; i < stream->number; i++)
         if (witnesses[i].token == witness->token) sim_fail("connections %u and %u have one token", i, stream->number);
@@ -285,7 +284,7 @@ static void deadlines_check(struct witness *witness, const struct connection *co
 
 /* Once, when it has just begun to end. */
 static void patience_check(struct witness *witness, const struct sim_stream *stream, const struct connection *connection) {
-    int64_t active = stream->active_ns ? stream->active_ns : witness->attached_ns, now = world.now_ns + 1000000;
+    int64_t active = stream->active_ns ? stream->active_ns : witness->accepted_ns, now = world.now_ns + 1000000;
     if (witness->ending) return;
     witness->ending = true;
     if (world.jumped_ns)

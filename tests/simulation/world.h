@@ -165,7 +165,7 @@ struct witness {
     uint32_t causes;
     bool attached, ending, released;
     int32_t reason;
-    int64_t accepted_ns, attached_ns, released_ns;
+    int64_t accepted_ns, released_ns;
     uint32_t overdue_turns; /* that it has been seen with a deadline over */
     struct writer writer;
     struct reader reader;
