@@ -10,6 +10,7 @@ import statistics
 import sys
 import threading
 import time
+from array import array
 from typing import NamedTuple
 
 from iocpd.core import Engine, EngineConfig, ListenerConfig
@@ -119,20 +120,26 @@ def live(source: random.Random, backend: str) -> int:
 def soak(seconds: float, backend: str, seed: int) -> list[str]:
     """What has grown; nothing, if all is well."""
     source, until = random.Random(seed), time.monotonic() + seconds
-    seen: list[Use] = []
-    while time.monotonic() < until or len(seen) < 2 * WARM_LIVES:
+    warm, last, lives = None, None, 0
+    memory = array("q")  # of each warm life; as objects they would be counted among the blocks
+    while time.monotonic() < until or lives < 2 * WARM_LIVES:
         connections = live(source, backend)
         eventually(lambda: gc.collect() >= 0 and lib.iocpd_allocations() == 0)
-        seen.append(use()._replace(blocks=sys.getallocatedblocks()))
-        print(f"life {len(seen)}: {connections} connections; afterwards {seen[-1]}", flush=True)
-    warm = seen[WARM_LIVES - 1 :]
+        last = use()._replace(blocks=sys.getallocatedblocks())
+        lives += 1
+        if lives == WARM_LIVES:
+            warm = last
+        if lives >= WARM_LIVES:
+            memory.append(last.memory)
+        print(f"life {lives}: {connections} connections; afterwards {last}", flush=True)
+    assert warm is not None and last is not None
     grown = [
-        f"{name}: {getattr(warm[0], name)} became {getattr(warm[-1], name)}"
+        f"{name}: {getattr(warm, name)} became {getattr(last, name)}"
         for name, spread in (("handles", 0), ("threads", 0), ("blocks", BLOCKS_SPREAD))
-        if getattr(warm[-1], name) > getattr(warm[0], name) + spread
+        if getattr(last, name) > getattr(warm, name) + spread
     ]
-    half = len(warm) // 2
-    before, after = (statistics.median(each.memory for each in part) for part in (warm[:half], warm[half:]))
+    half = len(memory) // 2
+    before, after = statistics.median(memory[:half]), statistics.median(memory[half:])
     if after > before + MEMORY_SPREAD:
         grown.append(f"memory: {before / (1 << 20):.1f} MiB became {after / (1 << 20):.1f} MiB")
     return grown
