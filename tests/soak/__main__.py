@@ -132,7 +132,8 @@ def soak(seconds: float, backend: str, seed: int) -> list[str]:
         if lives >= WARM_LIVES:
             memory.append(last.memory)
         print(f"life {lives}: {connections} connections; afterwards {last}", flush=True)
-    assert warm is not None and last is not None
+    assert warm is not None
+    assert last is not None
     grown = [
         f"{name}: {getattr(warm, name)} became {getattr(last, name)}"
         for name, spread in (("handles", 0), ("threads", 0), ("blocks", BLOCKS_SPREAD))
