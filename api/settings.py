@@ -103,6 +103,7 @@ class Settings(BaseSettings):
 
     backend: str = _DEFAULTS.backend
     workers: int = _DEFAULTS.workers
+    busy_poll_us: int = _DEFAULTS.busy_poll_us
     max_connections: int = _DEFAULTS.max_connections
     first_byte_timeout: Duration = _DEFAULTS.first_byte_timeout
     idle_timeout: Duration = _DEFAULTS.idle_timeout
@@ -178,6 +179,7 @@ class Settings(BaseSettings):
             listeners=tuple(ListenerConfig.parse(text) for text in self.tcp),
             backend=self.backend,
             workers=self.workers,
+            busy_poll_us=self.busy_poll_us,
             max_connections=self.max_connections,
             first_byte_timeout=self.first_byte_timeout,
             idle_timeout=self.idle_timeout,

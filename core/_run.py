@@ -304,6 +304,7 @@ def _start(config: EngineConfig, plans: list[Plan | None]) -> Any:
     native = ffi.new("iocpd_config *")
     native.backend = BACKENDS.index(config.backend)
     native.workers = config.workers or min(_processors(), WORKERS_MAX)
+    native.busy_poll_us = config.busy_poll_us
     native.listener_count = len(config.listeners)
     native.listeners = listeners
     _limits(config, native)

@@ -205,6 +205,7 @@ class NodeView(BaseModel):
                     "uptime": "5403s",
                     "backend": {"name": "io_uring", "reason": "a round trip through io_uring works"},
                     "workers": 1,
+                    "busy_poll_us": 0,
                     "phase": "none",
                     "accepting": True,
                     "connections": 12,
@@ -242,6 +243,7 @@ class NodeView(BaseModel):
     uptime: str = Field(examples=["5403s"])
     backend: BackendView
     workers: int
+    busy_poll_us: int = Field(description="microseconds for which a worker asks for more before it sleeps")
     phase: Phase = Field(description="none: it serves; otherwise how far a drain has come")
     accepting: bool = Field(description="every listener is open")
     connections: int

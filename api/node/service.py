@@ -47,6 +47,7 @@ def describe_node(context: Context) -> NodeView:
         uptime=format_duration(context.instance.uptime),
         backend={"name": info.backend, "reason": info.backend_reason},
         workers=info.workers,
+        busy_poll_us=context.settings.busy_poll_us,
         phase=engine.drain_progress().phase,
         accepting=info.accepting,
         connections=info.connections,

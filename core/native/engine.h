@@ -143,6 +143,7 @@ typedef struct iocpd_listener_config {
 typedef struct iocpd_config {
     int32_t backend;
     uint32_t workers;
+    uint32_t busy_poll_us; /* a worker only sleeps once nothing has come for so long; 0: at once */
     uint32_t listener_count;
     const iocpd_listener_config *listeners;
     uint32_t max_connections;

@@ -26,6 +26,7 @@ enum {
     STREAM_HANDLE = 1000, /* and its number */
     LISTENER_HANDLE = 100,
     PORT_FIRST = 1000, /* the TCP port of listener 0 */
+    LOOK_NS = 500,     /* what a wait takes that need not wait */
 };
 
 struct sim_listener {
@@ -596,6 +597,7 @@ static uint32_t sim_port_wait(struct port *base, struct port_event *events, uint
     int64_t until = timeout_ns < 0 ? INT64_MAX : sim_now_ns() + timeout_ns;
     uint32_t count = deliver(port, events, capacity);
     bool spurious = sim_fault(FAULT_SPURIOUS, 20);
+    if (!count && timeout_ns == 0) sim_wait(port_ready, port, sim_now_ns() + LOOK_NS); /* in which others go on */
     while (!count && !spurious && sim_now_ns() < until) {
         int64_t due = next_due(port);
         port->asleep = true;

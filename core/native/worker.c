@@ -19,6 +19,7 @@ int worker_init(struct worker *worker, struct iocpd_engine *engine, uint32_t num
     worker->engine = engine;
     worker->number = number;
     worker->driver = engine->driver;
+    worker->busy_poll_ns = config->busy_poll_us * INT64_C(1000);
     worker->random = 0x9e3779b97f4a7c15u * (number + 1);
     if (buffer_pool_init(&worker->pool, config->receive_buffer_bytes, config->receive_buffers)) return -1;
     if (table_init(&worker->table, worker)) return -1;
@@ -287,6 +288,27 @@ static bool limits_turn(struct worker *worker) {
     return worker->limits_slot < worker->table.high;
 }
 
+/* Takes events into `events`; returns how many. While something has come within busy_poll_us the worker only asks, without saying
+ * that it sleeps, so that neither the kernel nor whoever wants its attention need wake it. */
+static uint32_t worker_wait(struct worker *worker, struct port_event *events, int64_t timeout_ns) {
+    const struct port_driver *driver = worker->driver;
+    int64_t due_ns = timeout_ns < 0 ? INT64_MAX : worker->now_ns + timeout_ns;
+    while (timeout_ns != 0 && worker->now_ns < worker->poll_until_ns) {
+        uint32_t count = driver->wait(worker->port, events, PORT_EVENTS_MAX, 0);
+        worker->now_ns = platform_monotonic_ns();
+        if (count || u32_load(&worker->attention) || worker->now_ns >= due_ns) return count;
+        if (timeout_ns > 0) timeout_ns = due_ns - worker->now_ns;
+    }
+    if (timeout_ns != 0) {
+        u32_exchange(&worker->sleeping, 1);
+        if (u32_load_ordered(&worker->attention)) timeout_ns = 0;
+    }
+    uint32_t count = driver->wait(worker->port, events, PORT_EVENTS_MAX, timeout_ns);
+    u32_store(&worker->sleeping, 0);
+    worker->now_ns = platform_monotonic_ns();
+    return count;
+}
+
 void worker_turn(struct worker *worker) {
     struct port_event events[PORT_EVENTS_MAX];
     u64_bump(&worker->turns, 1);
@@ -306,13 +328,8 @@ void worker_turn(struct worker *worker) {
     worker->now_ns = now;
     busy |= worker->limits_busy || worker->backlog;
     int64_t timeout_ns = busy ? 0 : shorter(shorter(timers_next(&worker->timers, now), drain_ns), accept_ns);
-    if (timeout_ns != 0) {
-        u32_exchange(&worker->sleeping, 1);
-        if (u32_load_ordered(&worker->attention)) timeout_ns = 0;
-    }
-    uint32_t count = worker->driver->wait(worker->port, events, PORT_EVENTS_MAX, timeout_ns);
-    u32_store(&worker->sleeping, 0);
-    worker->now_ns = platform_monotonic_ns();
+    uint32_t count = worker_wait(worker, events, timeout_ns);
+    if (count || u32_load(&worker->attention)) worker->poll_until_ns = worker->now_ns + worker->busy_poll_ns;
     for (uint32_t i = 0; i < count; i++) event_do(worker, &events[i]);
     dirty_turn(worker);
 }

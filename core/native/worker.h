@@ -67,6 +67,7 @@ struct worker {
     struct fanout_queue fanouts;
 
     int64_t now_ns;                       /* of this turn */
+    int64_t busy_poll_ns, poll_until_ns;  /* until then it asks without sleeping */
     uint32_t limits_version, limits_slot; /* of the engine's limits: seen, and how far they are carried over to timers */
     bool limits_busy;
     bool exit; /* the exit completion was taken */

@@ -12,7 +12,7 @@ if sys.platform != "linux":
     sys.exit("tests.bench runs on Linux only: it pins processes to processors and reads /proc")
 
 from . import __doc__ as about
-from . import accept, api, echo, fanout, idle, isolation, lines, wine
+from . import accept, api, echo, fanout, growth, idle, isolation, lines, wine
 from .errors import BenchError
 from .machine import Neighbours, choose_cores, facts, raise_file_limit
 from .options import Setup
@@ -22,6 +22,7 @@ MEASUREMENTS = {
     "echo": echo,
     "lines": lines,
     "accept": accept,
+    "growth": growth,
     "idle": idle,
     "fanout": fanout,
     "isolation": isolation,

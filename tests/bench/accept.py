@@ -1,32 +1,40 @@
 """What does a connection that comes and goes cost? Connect, one message there and back, close; also with many bans.
 
-One client does it again and again. It sets the rate, so what counts is the server's processor time for each connection.
-The row "with bans" has 100,000 bans of other addresses in force, of all common lengths of prefix.
+Clients do it again and again, some at a time, and each ends in order. The rows "with bans" have 100,000 bans of other
+addresses in force, of all common lengths of prefix.
 """
 
 import argparse
 import ipaddress
 import json
-import socket
-import struct
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from .contestants import Contestant, RunningServer, Sample, bare_epoll, choose, iocpd, libuv, python_echo, take_turns
+from .contestants import (
+    Contestant,
+    RunningServer,
+    Sample,
+    bare_epoll,
+    bare_io_uring,
+    choose,
+    iocpd,
+    libuv,
+    python_echo,
+    take_turns,
+)
 from .errors import ContestantFailed
-from .machine import cpu_seconds
 from .options import Setup, positive_int, seconds
-from .report import Report, Table, number, ratio
+from .report import Report, Table, median_of, number, ratio
+from .toolchain import LoadProgram
 
 EXAMPLES = """examples:
   python -m tests.bench accept
   python -m tests.bench accept --bans 1000 --contestants iocpd"""
 
 _STATE = tempfile.TemporaryDirectory(prefix="iocpd-bench-")
-_RESET = struct.pack("ii", 1, 0)  # so that the ports of closed connections can be used again at once
 
 
 def _with_bans(contestant: Contestant) -> Contestant:
@@ -38,6 +46,7 @@ def _with_bans(contestant: Contestant) -> Contestant:
 
 
 CONTESTANTS = (
+    bare_io_uring(),
     bare_epoll(),
     iocpd("io_uring", "echo"),
     _with_bans(iocpd("io_uring", "echo")),
@@ -51,6 +60,9 @@ CONTESTANTS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bans", type=positive_int, default=100_000, metavar="N", help="default: 100000")
+    parser.add_argument(
+        "--connections", type=positive_int, default=50, metavar="N", help="under way at a time (default: 50)"
+    )
     parser.add_argument("--bytes", type=positive_int, default=64, metavar="N", help="in the message (default: 64)")
     parser.add_argument("--rounds", type=positive_int, default=5, metavar="N", help="default: 5")
     parser.add_argument("--seconds", type=seconds, default=2.0, metavar="S", help="in a round (default: 2)")
@@ -58,50 +70,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, setup: Setup) -> Report:
     _write_bans(Path(_STATE.name), options.bans)
-    message = bytes(options.bytes)
+    visitors = LoadProgram("visitors")
+    arguments = ("-c", options.connections, "-s", options.bytes, "-d", options.seconds)
 
     def measure(server: RunningServer) -> list[Sample]:
-        _come_and_go(server, message, 0.3)
-        cpu = cpu_seconds(server.pid)
-        count, took = _come_and_go(server, message, options.seconds)
-        used = cpu_seconds(server.pid) - cpu
-        return [{"per_s": count / took, "server_us": 1e6 * used / count}]
+        return [_sample(visitors.run("-p", server.port, "-S", server.pid, *arguments))]
 
     outcomes = take_turns(choose(CONTESTANTS, options.contestants), options.rounds, setup.cores, measure)
-    caption = f"accept: connect, {options.bytes} bytes there and back, close; median of {options.rounds} rounds"
-    table = Table(caption, ("connections/s", "server us", "server us x without bans"))
+    caption = (
+        f"accept: connect, {options.bytes} bytes there and back, close; {options.connections} at a time, "
+        f"median of {options.rounds} rounds of {options.seconds:g} s"
+    )
+    heads = ("connections/s", "p99 us", "server us", "server busy", "x libuv", "x uvloop", "server us x without bans")
+    table = Table(caption, heads)
     by_name = {outcome.name: outcome for outcome in outcomes}
     for outcome in outcomes:
         without = by_name.get(outcome.name.removesuffix(" with bans"))
-        base = without.median("server_us") if without else None
+        rate = outcome.median("per_s")
         cells = (
-            number(outcome.median("per_s")),
+            number(rate),
+            number(outcome.median("p99_us")),
             number(outcome.median("server_us"), 1),
-            number(ratio(outcome.median("server_us"), base), 3),
+            number(outcome.median("server_busy")) + " %",
+            *(number(ratio(rate, median_of(outcomes, peer, "per_s")), 2) for peer in ("libuv", "uvloop")),
+            number(ratio(outcome.median("server_us"), without.median("server_us") if without else None), 3),
         )
         table.add(outcome, cells)
-    report = Report(notes=["server us: processor time of the whole server process for each connection."])
+    report = Report(
+        notes=[
+            "server us: processor time of the whole server process for each connection.",
+            "x libuv, x uvloop: rate against theirs; server busy below 100 %: the visitors set the rate.",
+        ]
+    )
     report.add(table, outcomes, bans=options.bans)
     return report
 
 
-def _come_and_go(server: RunningServer, message: bytes, seconds: float) -> tuple[int, float]:
-    """How many connections came and went, and how long that took."""
-    began, count = time.monotonic(), 0
-    try:
-        while (took := time.monotonic() - began) < seconds:
-            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
-                connection.sendall(message)
-                left = len(message)
-                while left:
-                    left -= len(piece := connection.recv(left))
-                    if not piece:
-                        raise ContestantFailed("it ended a connection")
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-            count += 1
-    except OSError as error:
-        raise ContestantFailed(f"a connection broke: {error}") from error
-    return count, took
+def _sample(figures: dict[str, Any]) -> Sample:
+    for key, complaint in (("mismatches", "visitors got wrong bytes"), ("errors", "connections broke")):
+        if figures[key]:
+            raise ContestantFailed(f"{figures[key]} {complaint}")
+    if not figures["per_s"]:
+        raise ContestantFailed("not one connection came to its end")
+    return {
+        **{key: figures[key] for key in ("per_s", "p50_us", "p99_us")},
+        "server_us": 1e6 * figures["server_cpu_s"] / (figures["per_s"] * figures["seconds"]),
+        "server_busy": 100 * figures["server_cpu_s"] / figures["seconds"],
+    }
 
 
 def _networks(count: int) -> Iterator[str]:

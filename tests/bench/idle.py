@@ -43,7 +43,7 @@ _FIRST_CONNECTIONS = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--connections", type=positive_int, default=8000, metavar="N", help="default: 8000")
+    parser.add_argument("--connections", type=positive_int, default=15000, metavar="N", help="default: 15000")
     parser.add_argument("--bytes", type=positive_int, default=64, metavar="N", help="in the message (default: 64)")
     parser.add_argument("--rounds", type=positive_int, default=3, metavar="N", help="default: 3")
 

@@ -147,6 +147,7 @@ void world_begin(const struct options *options) {
     if (options->commands) world.commands = options->commands - 1;
     world.steps_max = between(300, 3000);
     if (options->steps) world.steps_max = options->steps;
+    world.config.busy_poll_us = between(0, 2) ? 0 : between(1, 200); /* last, so that older seeds have what they had */
     if (!sim_tracing) return;
     sim_trace("seed %llu: %u workers, %u clients, %u commands, at most %llu steps, faults %u", (unsigned long long)options->seed,
               world.config.workers, world.clients, world.commands, (unsigned long long)world.steps_max, world.faults);
@@ -159,6 +160,7 @@ void world_begin(const struct options *options) {
     sim_trace("send_soft_bytes %u, send_soft_ms %u, send_hard_bytes %u, receive_buffers %u of %u bytes, relay_capacity %u",
               config->send_soft_bytes, config->send_soft_ms, config->send_hard_bytes, config->receive_buffers,
               config->receive_buffer_bytes, config->relay_capacity);
-    sim_trace("max_connections %u, first_byte_ms %u, idle_ms %u, inbox_capacity %u, max_per_address %u", config->max_connections,
-              config->first_byte_ms, config->idle_ms, config->inbox_capacity, config->max_per_address);
+    sim_trace("max_connections %u, first_byte_ms %u, idle_ms %u, inbox_capacity %u, max_per_address %u, busy_poll_us %u",
+              config->max_connections, config->first_byte_ms, config->idle_ms, config->inbox_capacity, config->max_per_address,
+              config->busy_poll_us);
 }

@@ -96,6 +96,8 @@ def test_a_listeners_wrong_value_is_named_with_the_way_out(text: str, field: str
         ("workers", 1.0, "whole number"),
         ("workers", True, "whole number"),
         ("workers", "2", "whole number"),
+        ("busy_poll_us", -1, "from 0"),
+        ("busy_poll_us", 1001, "to 1000"),
         ("max_connections", 0, "from 1"),
         ("max_connections", 1024 * 1024 + 1, "to 1048576"),
         ("first_byte_timeout", -1, "from 0"),

@@ -62,6 +62,7 @@ def _facts(node: Node) -> Table:
         ("state", "serving" if serving else f"draining: {node.phase}", "green" if serving else "yellow"),
         ("up", f"{span(float(node.uptime.removesuffix('s')))}, since {clock(node.started_at)}", ""),
         ("backend", f"{node.backend.name}: {node.backend.reason}", ""),
+        ("busy polling", f"{node.busy_poll_us} us before a worker sleeps" if node.busy_poll_us else "off", ""),
         ("connections", f"{count(node.connections)} of at most {count(node.limits.max_connections)}", ""),
     ]
     table = grid(["", ""], [False, False])

@@ -27,6 +27,7 @@ _FLAGS = {
     "http": (None, "HOST:PORT", "where the API listens"),
     "backend": (None, "NAME", "auto, iocp, io_uring or epoll"),
     "workers": (None, "N", "threads with a completion port each; 0: one for each processor"),
+    "busy_poll_us": (None, "US", "workers ask for so many microseconds before they sleep; at most 1000"),
     "max_connections": (_LIMITS, "N", "TCP connections in all"),
     "max_connections_per_address": (_LIMITS, "N", "TCP connections of one address; 0: no limit"),
     "accepts_per_s": (_LIMITS, "N", "new connections a second in all; 0: no limit"),

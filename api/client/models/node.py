@@ -118,6 +118,7 @@ class Node(Model):
         instance: This run; ids of its connections begin with it.
         uptime: Such as `5403s`.
         workers: How many there are.
+        busy_poll_us: Microseconds for which a worker asks for more before it sleeps.
         phase: "none" while it serves; otherwise how far a drain has come.
         accepting: Every listener is open.
         connections: How many there are now.
@@ -133,6 +134,7 @@ class Node(Model):
     uptime: str
     backend: Backend
     workers: int
+    busy_poll_us: int
     phase: Phase | str
     accepting: bool
     connections: int

@@ -14,6 +14,7 @@
  *   BUSY_SLEEPS       the worker sleeps although its backlog has something
  *   POSTED_KEPT       take_packets does not clear `wake_posted`
  *   LOST_FOR_EVER     iocp_port_post does not note that a post has failed
+ *   POLL_IS_LOOK      the worker takes a look of its busy polling for the one that must follow the word that it sleeps
  *   LEAVE_EARLY       worker_post counts itself out before it wakes
  */
 
@@ -137,6 +138,7 @@ inline worker_close_inbox() {
 
 proctype worker() {
     bool wait;
+turn:
     do
     :: stop -> worker_close_inbox(); break
     :: true ->
@@ -155,10 +157,17 @@ proctype worker() {
 #else
         wait = (backlog == 0);
 #endif
+        if /* busy polling: asks any number of times and does not say that it sleeps */
+        :: wait && (packets || io_packet || wake_lost) -> take_packets(); goto turn
+        :: wait && attention -> goto turn
+        :: true -> skip /* its time is over, and the last look may have seen an old value; or it does not poll */
+        fi;
         if
         :: wait ->
 #ifdef LOOK_THEN_SLEEP
             wait = !attention;
+            sleeping = true;
+#elif defined(POLL_IS_LOOK)
             sleeping = true;
 #else
             sleeping = true;

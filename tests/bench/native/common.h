@@ -1,4 +1,4 @@
-/* common.h: what the three load programs share. Each includes it once; everything is private to the program. */
+/* common.h: what the load programs share. Each includes it once; everything is private to the program. */
 #ifndef BENCH_COMMON_H
 #define BENCH_COMMON_H
 
