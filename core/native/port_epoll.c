@@ -25,6 +25,7 @@
 
 enum {
     RECEIVES_PER_WAIT = 8, /* buffers from one socket in one batch */
+    BUFFERS_PER_WAIT = 64, /* from all sockets: an echo holds them until the next wait tells that they were sent */
     EPOLL_BATCH = 512,
 };
 
@@ -361,7 +362,8 @@ static uint32_t epoll_port_wait(struct port *base, struct port_event *events, ui
     }
     for (struct port_operation *send; (send = list_pop(&port->writable));)
         send_once(port, CONTAINER_OF(send, struct port_socket, send));
-    count += receive_all(port, events + count, capacity - count);
+    uint32_t room = capacity - count;
+    count += receive_all(port, events + count, room < BUFFERS_PER_WAIT ? room : BUFFERS_PER_WAIT);
     u64_bump(&base->counters.events, count);
     return count;
 }
