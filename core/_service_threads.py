@@ -96,42 +96,51 @@ class ServiceThread:
         return self._run
 
     def check(self, message: bytes) -> None:
-        """ValueError if it can't be one message of this framing."""
+        """What `ServiceConnection.send` can't let pass at once."""
         self.framing.check(message)
         if len(message) > _LARGE:
-            self._held += len(message)
-            if self._held > _LARGE_MAX:
-                to = self.to
-                self.flush()
-                self.turn(to)
+            self._hold(len(message))
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        if self._held > _LARGE_MAX:
+            to = self.to
+            self.flush()
+            self.turn(to)
 
     def turn(self, connection: ServiceConnection | None) -> None:
         """`messages` are for this connection from here on."""
-        if self.messages and self.to is not None:
-            self._add(self.to, self.messages, self._join(self.messages))
-            self.messages.clear()
+        messages = self.messages
+        if messages and self.to is not None:
+            self._add(self.to, messages)
+            messages.clear()
         self.to = connection
 
     def send_all(self, connection: ServiceConnection, messages: list[bytes]) -> None:
-        """ServiceConnection.send_all."""
-        self.turn(None)
+        """ServiceConnection.send_all; the list is this thread's."""
+        if self.messages:
+            self.turn(None)
         if not messages:
             return
-        data = self._join(messages)
-        small = len(data) <= self.quick or max(map(len, messages)) <= self.quick
-        if not small or (self._lines and data.count(b"\n") != len(messages)):
-            for message in messages:
-                self.framing.check(message)
-        self._add(connection, messages, data)
+        data = b"".join(messages)
+        size = len(data)
+        if size > self.quick or (self._lines and 10 in data):
+            messages = [message if type(message) is bytes else memoryview(message).tobytes() for message in messages]
+            if max(map(len, messages)) > self.quick or (self._lines and 10 in data):
+                for message in messages:
+                    self.framing.check(message)
+        self._add(connection, messages)
+        if size > _LARGE:
+            self._hold(size)
 
-    def _join(self, messages: list[bytes]) -> bytes:
-        return b"\n".join(messages) + b"\n" if self._lines else b"".join(messages)
-
-    def _add(self, connection: ServiceConnection, messages: list[bytes], data: bytes) -> None:
+    def _add(self, connection: ServiceConnection, messages: list[bytes]) -> None:
         self._ops.append(len(messages) << 32 | connection._number)
-        self._data.append(data)
-        if not self._lines:
+        if self._lines:
+            messages.append(b"")  # so that LF stands behind the last, too
+            self._data.append(b"\n".join(messages))
+        else:
             self._lengths.extend(map(len, messages))
+            self._data.append(b"".join(messages))
 
     def op(self, name: str, number: int, data: bytes = b"", *, amount: int = 0) -> None:
         """Something else than a message, after all that was sent before."""
@@ -171,9 +180,7 @@ class ServiceThread:
         who = _NOBODY if exclude is None or exclude._number not in self._connections else exclude._number
         self.op("TO", who, b"" if group is None else labels.encode({}, [group]))
         self.op("BROADCAST", 0, message)
-        self._held += len(message)
-        if self._held > _LARGE_MAX:
-            self.flush()
+        self._hold(len(message))
 
     def label(self, id: int, tags: dict[str, str | None] | None, groups: list[str] | None) -> None:
         self.flush()
@@ -266,19 +273,20 @@ class ServiceThread:
         """What a batch tells of each connection: its number, a kind, what belongs to that, and what it took of the
         inbox. To be read before the next take.
         """
-        data, at, first = ffi.buffer(batch.data, batch.bytes), 0, 0
+        data, lines, at, first = ffi.buffer(batch.data, batch.bytes), self._lines, 0, 0
         opens = _OPENS.iter_unpack(ffi.buffer(batch.opens, batch.open_count * _OPENS.size))
-        lengths = [] if self._lines else ffi.unpack(batch.lengths, batch.message_count)
+        lengths = [] if lines else ffi.unpack(batch.lengths, batch.message_count)
         records = ffi.buffer(batch.records, batch.record_count * _RECORDS.size)
         for number, kind, count, took, size in _RECORDS.iter_unpack(records):
             if kind == _MESSAGES:
-                if self._lines:
-                    yield number, kind, data[at : at + size - 1].split(b"\n"), took
+                end = at + size
+                if lines:
+                    yield number, kind, data[at : end - 1].split(b"\n"), took
                 else:
                     ends = itertools.accumulate(lengths[first : first + count], initial=at)
                     yield number, kind, [data[start:end] for start, end in itertools.pairwise(ends)], took
                     first += count
-                at += size
+                at = end
             elif kind == _OPEN:
                 yield number, kind, next(opens), 0
             else:
@@ -291,15 +299,13 @@ class ServiceThread:
             if kind == _MESSAGES:
                 connection = connections[number]
                 try:
-                    if connection._over:
-                        pass
-                    elif on_messages is not None:
-                        on_messages(connection, item)
-                    else:
+                    if on_messages is None:
                         for message in item:
-                            on_message(connection, message)
                             if connection._over:
                                 break
+                            on_message(connection, message)
+                    elif not connection._over:
+                        on_messages(connection, item)
                 except Exception:
                     self.failed("on_message" if on_messages is None else "on_messages", connection)
             elif kind == _OPEN:
@@ -346,11 +352,18 @@ class AsyncServiceThread(ServiceThread):
 
     def turn(self, connection: ServiceConnection | None) -> None:
         super().turn(connection)
-        if not self._flushing:
-            self._flushing = True
-            self._loop_object.call_soon(self._flush_soon)
+        self._flush_soon()
+
+    def send_all(self, connection: ServiceConnection, messages: list[bytes]) -> None:
+        super().send_all(connection, messages)
+        self._flush_soon()
 
     def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop_object.call_soon(self._flush)
+
+    def _flush(self) -> None:
         self.flush()
         self._flushing = False
 

@@ -490,8 +490,8 @@ typedef struct iocpd_service_open {
 typedef struct iocpd_service_batch {
     const iocpd_service_record *records;
     const iocpd_service_open *opens;
-    const uint32_t *lengths; /* of each message */
-    const uint8_t *data;     /* one message after the other; LINES: each with LF behind it, which its length does not count */
+    const uint32_t *lengths; /* of each message; LINES: none, since each has LF behind it */
+    const uint8_t *data;     /* one message after the other */
     uint32_t record_count;
     uint32_t open_count;
     uint32_t message_count;

@@ -102,14 +102,27 @@ static uint32_t frame_end(const iocpd_framing *framing, const struct span *span,
     }
 }
 
+/* The lines that begin and end in `data`, up to the first that must be looked at closely. */
+static uint32_t short_lines(const iocpd_framing *framing, const uint8_t *data, uint32_t bytes, uint32_t *count) {
+    const uint8_t *at = data, *end = data + bytes;
+    for (const uint8_t *lf; (lf = memchr(at, '\n', (size_t)(end - at))) && lf - at <= (ptrdiff_t)framing->max_bytes; at = lf + 1)
+        ++*count;
+    return (uint32_t)(at - data);
+}
+
 struct frame_cut framing_cut(const iocpd_framing *framing, const struct frame_rest *rest, const uint8_t *data, uint32_t bytes) {
     struct frame_cut cut = {.bytes = 0};
     struct span span = {.before = rest ? rest->data : data, .before_bytes = rest ? rest->bytes : 0, .data = data, .bytes = bytes};
     while (span.bytes > 0) {
-        uint32_t share = frame_end(framing, &span, &cut.too_large);
+        bool lines = framing->kind == IOCPD_LINES && span.before_bytes == 0;
+        uint32_t count = 0, share = lines ? short_lines(framing, span.data, span.bytes, &count) : 0;
+        if (share == 0) {
+            share = frame_end(framing, &span, &cut.too_large);
+            count = 1;
+        }
         if (share == 0) break;
         cut.bytes += share;
-        cut.count++;
+        cut.count += count;
         span.before_bytes = 0;
         span.data += share;
         span.bytes -= share;

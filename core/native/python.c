@@ -25,6 +25,7 @@ struct parcel {
     uint32_t kind;  /* enum iocpd_service_kind */
     uint32_t bytes; /* MESSAGES: of frames */
     uint32_t at;    /* MESSAGES: taken so far */
+    uint32_t count; /* MESSAGES: how many */
     uint32_t detail;
 };
 
@@ -179,15 +180,26 @@ void python_destroy(struct iocpd_engine *engine) {
 
 /* ---- the worker's end: what is received --------------------------------------------------------------------------------- */
 
-static void push(struct parcel *parcel) {
+/* python_wake follows in the same turn. */
+static void push(struct worker *worker, struct parcel *parcel) {
     struct python_thread *thread = parcel->session->thread;
     void *head;
     do {
         head = pointer_load_acquire(&thread->inbox);
         parcel->next = head;
     } while (!pointer_swap_if(&thread->inbox, head, parcel));
-    /* Pushed first, asked then: the thread says that it sleeps and then looks. */
-    if (u32_load_ordered(&thread->sleeping) && u32_exchange(&thread->sleeping, 0)) platform_event_set(thread->event);
+    worker->python_pushed = true;
+}
+
+void python_wake(struct worker *worker) {
+    struct iocpd_engine *engine = worker->engine;
+    worker->python_pushed = false;
+    for (uint32_t i = 0; i < engine->service_thread_count; i++) {
+        struct python_thread *thread = &engine->service_threads[i];
+        if (!pointer_load_acquire(&thread->inbox)) continue;
+        /* Pushed first, asked then: the thread says that it sleeps and then looks. */
+        if (u32_load_ordered(&thread->sleeping) && u32_exchange(&thread->sleeping, 0)) platform_event_set(thread->event);
+    }
 }
 
 void python_open(struct connection *connection) {
@@ -210,7 +222,7 @@ void python_open(struct connection *connection) {
     session->who.peer_port = (uint16_t)(connection->ports >> 16);
     session->who.local_port = (uint16_t)connection->ports;
     connection->session = session;
-    push(&session->open);
+    push(connection->worker, &session->open);
 }
 
 static bool too_much(struct session *session) {
@@ -232,11 +244,11 @@ void python_whole(struct connection *connection, const struct frames *frames) {
         return;
     }
     struct python_thread *thread = session->thread;
-    letter->parcel = (struct parcel){.session = session, .kind = IOCPD_SERVICE_MESSAGES, .bytes = bytes};
+    letter->parcel = (struct parcel){.session = session, .kind = IOCPD_SERVICE_MESSAGES, .bytes = bytes, .count = frames->count};
     frames_copy(frames, letter->frames);
     u64_add(&session->waiting, sizeof *letter + bytes);
     u64_add(&thread->waiting, sizeof *letter + bytes);
-    push(&letter->parcel);
+    push(connection->worker, &letter->parcel);
     if (!too_much(session)) return;
     u32_exchange(&thread->blocked, 1); /* whoever makes it less from here on wakes us */
     if (!too_much(session)) return;
@@ -292,7 +304,7 @@ void python_end(struct connection *connection, struct payload *farewell) {
     struct session *session = connection->session;
     if (farewell) payload_hold(farewell);
     session->farewell = farewell;
-    push(&session->end);
+    push(connection->worker, &session->end);
 }
 
 struct payload *python_farewell(struct connection *connection) {
@@ -314,7 +326,7 @@ void python_closed(struct connection *connection) {
     if (session->kick_text) payload_drop(session->kick_text);
     session->farewell = session->kick_text = NULL;
     session->close.detail = connection->reason;
-    push(&session->close);
+    push(connection->worker, &session->close);
 }
 
 /* ---- the worker's end: what the service does ------------------------------------------------------------------------------ */
@@ -528,18 +540,44 @@ static iocpd_service_record *record_add(struct python_thread *thread, struct ses
 static bool message_take(struct python_thread *thread, struct letter *letter, iocpd_service_record *record) {
     struct parcel *parcel = &letter->parcel;
     iocpd_service_batch *batch = &thread->batch;
-    bool lines = thread->framing->kind == IOCPD_LINES;
     struct frame frame = framing_next(thread->framing, letter->frames + parcel->at, parcel->bytes - parcel->at);
-    if (batch->message_count == MESSAGES_MAX || !data_room(thread, frame.message_bytes + 1)) return false;
-    uint8_t *to = thread->data + batch->bytes;
-    memcpy(to, frame.message, frame.message_bytes);
-    if (lines) to[frame.message_bytes] = '\n';
-    batch->bytes += frame.message_bytes + lines;
-    record->data_bytes += frame.message_bytes + lines;
+    if (batch->message_count == MESSAGES_MAX || !data_room(thread, frame.message_bytes)) return false;
+    memcpy(thread->data + batch->bytes, frame.message, frame.message_bytes);
+    batch->bytes += frame.message_bytes;
+    record->data_bytes += frame.message_bytes;
     thread->lengths[batch->message_count++] = frame.message_bytes;
     parcel->at += frame.bytes;
     record->count++;
     record->bytes += frame.bytes;
+    return true;
+}
+
+/* Lines are as they came, but for a CR before LF. Returns how many bytes they have become. */
+static uint32_t lines_copy(uint8_t *to, const uint8_t *frames, uint32_t bytes) {
+    const uint8_t *end = frames + bytes;
+    uint8_t *out = to;
+    for (const uint8_t *cr; (cr = memchr(frames, '\r', (size_t)(end - frames)));) {
+        size_t share = (size_t)(cr - frames) + (cr[1] != '\n'); /* the last byte is an LF */
+        memcpy(out, frames, share);
+        out += share;
+        frames = cr + 1;
+    }
+    memcpy(out, frames, (size_t)(end - frames));
+    return (uint32_t)(out + (end - frames) - to);
+}
+
+/* All of a parcel at once: what a receive has brought, so its lines are no more than its bytes. */
+static bool lines_take(struct python_thread *thread, struct letter *letter, iocpd_service_record *record) {
+    struct parcel *parcel = &letter->parcel;
+    iocpd_service_batch *batch = &thread->batch;
+    if (batch->message_count >= MESSAGES_MAX || !data_room(thread, parcel->bytes)) return false;
+    uint32_t bytes = lines_copy(thread->data + batch->bytes, letter->frames, parcel->bytes);
+    batch->bytes += bytes;
+    batch->message_count += parcel->count;
+    record->data_bytes += bytes;
+    record->count += parcel->count;
+    record->bytes += parcel->bytes;
+    parcel->at = parcel->bytes;
     return true;
 }
 
@@ -552,6 +590,7 @@ static void messages_drop(struct python_thread *thread, struct parcel *parcel) {
 static bool messages_take(struct python_thread *thread, struct parcel *parcel) {
     struct letter *letter = (struct letter *)parcel;
     struct session *session = parcel->session;
+    bool lines = thread->framing->kind == IOCPD_LINES;
     if (session->number == NUMBER_NONE || u32_load(&session->broken)) {
         messages_drop(thread, parcel);
         return true;
@@ -559,10 +598,10 @@ static bool messages_take(struct python_thread *thread, struct parcel *parcel) {
     iocpd_service_record *record = record_add(thread, session, IOCPD_SERVICE_MESSAGES);
     if (!record) return false;
     while (parcel->at < parcel->bytes) {
-        if (message_take(thread, letter, record)) continue;
+        if (lines ? lines_take(thread, letter, record) : message_take(thread, letter, record)) continue;
         if (record->count == 0) thread->batch.record_count--; /* an empty one is always the last */
         if (thread->batch.record_count > 0) return false;
-        session_break(thread, session); /* no memory for this one message alone */
+        session_break(thread, session); /* no memory for this alone */
         messages_drop(thread, parcel);
         return true;
     }
@@ -711,6 +750,25 @@ static uint32_t piece_send(struct python_thread *thread, struct script *script, 
     return messages;
 }
 
+/* Whether messages stand in `data` as they go out, and can go in one piece. */
+static bool sent_as_they_are(const iocpd_framing *framing, uint32_t bytes) {
+    bool bare = framing->kind == IOCPD_RAW || framing->kind == IOCPD_FIXED || (framing->kind == IOCPD_LINES && !framing->crlf);
+    return bare && bytes <= REPLY_BYTES;
+}
+
+static void block_send(struct python_thread *thread, struct script *script, struct session *session, uint32_t count,
+                       uint32_t bytes) {
+    struct payload *payload = session ? payload_of(script->data, bytes) : NULL;
+    if (payload) {
+        payload->messages = count;
+        u64_bump(&thread->messages_out, count);
+        reply_add(thread, session, IOCPD_OP_SEND, payload);
+    } else if (session && bytes) {
+        session_break(thread, session);
+    }
+    if (thread->framing->kind != IOCPD_LINES) script->lengths += count;
+}
+
 /* A broadcast, or an answer, may have to wait for workers. Others may use the thread meanwhile. */
 static void wait_for_workers(struct python_thread *thread, bool broadcast) {
     struct iocpd_engine *engine = thread->engine;
@@ -757,7 +815,9 @@ static void op_do(struct python_thread *thread, struct script *script, uint64_t 
     const uint8_t *end = script->data + bytes;
     switch (kind) {
     case IOCPD_OP_SEND:
-        while (amount > 0) amount -= piece_send(thread, script, session, amount, end);
+        if (sent_as_they_are(thread->framing, bytes)) block_send(thread, script, session, amount, bytes);
+        else
+            while (amount > 0) amount -= piece_send(thread, script, session, amount, end);
         break;
     case IOCPD_OP_TO:
         script->labels = script->data;

@@ -44,6 +44,9 @@ struct payload *python_farewell(struct connection *connection);
 void python_kick_text(const struct connection *connection, char *text, size_t bytes);
 /* The connection has ended; its session is the thread's alone from now on. */
 void python_closed(struct connection *connection);
+/* Wakes the threads that have got something in this turn: once, so that one that shares the worker's processor does not take it
+ * away at the first message of many. Before the worker sleeps. */
+void python_wake(struct worker *worker);
 /* Lets those go on whose service has handled enough; ends those whose service had no memory for them. */
 void python_turn(struct worker *worker);
 /* A message of kind MESSAGE_REPLIES. */

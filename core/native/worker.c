@@ -322,6 +322,7 @@ void worker_turn(struct worker *worker) {
     if (worker->relay_paused) relay_turn(worker);
     if (worker->python_paused || u32_load(&worker->python_broken)) python_turn(worker);
     dirty_turn(worker);
+    if (worker->python_pushed) python_wake(worker);
 
     int64_t now = platform_monotonic_ns();
     turn_took(worker, (uint64_t)(now - worker->now_ns));

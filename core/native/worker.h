@@ -62,6 +62,7 @@ struct worker {
     struct connection *dirty;           /* have something to send or to decide at the end of the turn */
     struct connection *relay_paused;    /* senders that wait until relayed messages are fewer */
     struct connection *python_paused;   /* senders that wait until a service in Python has handled more */
+    bool python_pushed;                 /* services in Python have got something: python_wake */
     struct port_gather *gathers;        /* spare ones */
     uint32_t gather_count;
     struct fanout_queue fanouts;

@@ -67,6 +67,14 @@ static void echo(struct service_state *state, uint32_t session, const iocpd_serv
     op(state, IOCPD_OP_SEND, count, session, batch->data + at, bytes);
 }
 
+/* Of the message that stands at `at`, with the LF behind a line. */
+static uint32_t message_bytes(const iocpd_service_batch *batch, uint32_t message, uint32_t at, bool lines) {
+    if (!lines) return batch->lengths[message];
+    const uint8_t *lf = memchr(batch->data + at, '\n', batch->bytes - at);
+    if (!lf) sim_fail("a line has no end");
+    return (uint32_t)(lf + 1 - (batch->data + at));
+}
+
 static void handle(struct service_state *state, const iocpd_service_batch *batch, bool concurrent, bool lines) {
     uint32_t message = 0, at = 0;
     state->count = state->bytes = state->length_count = 0;
@@ -78,7 +86,7 @@ static void handle(struct service_state *state, const iocpd_service_batch *batch
             uint32_t run = one_in(DICE_OPERATORS, 2) ? record->count : 1, end = message + record->count, began = at;
             while (message < end) {
                 uint32_t first = message, from = at;
-                for (; message < end && message < first + run; message++) at += batch->lengths[message] + lines;
+                for (; message < end && message < first + run; message++) at += message_bytes(batch, message, at, lines);
                 echo(state, record->session, batch, first, message - first, from, at - from, lines);
             }
             if (at - began != record->data_bytes) sim_fail("a record is not what it says");
