@@ -96,12 +96,18 @@ static void visitor_receive(struct visitor *v) {
     }
 }
 
-static void visitor_send(struct visitor *v) {
+/* False: it broke, and the next one has come. */
+static bool visitor_send(struct visitor *v) {
     while (v->sent < option.bytes) {
         ssize_t n = send(v->fd, message + v->sent, (size_t)(option.bytes - v->sent), MSG_NOSIGNAL);
-        if (n < 0) return; /* full; or broken, which the receive tells */
+        if (n < 0 && errno == EAGAIN) return true;
+        if (n < 0) {
+            visitor_go(v, &result.errors);
+            return false;
+        }
         v->sent += (int)n;
     }
+    return true;
 }
 
 static int compare(const void *a, const void *b) {
@@ -139,7 +145,7 @@ int main(int argc, char **argv) {
     if (poller < 0 || !visitors) die("visitors");
     for (int i = 0; i < option.connections; i++) visitor_come(&visitors[i]);
 
-    uint64_t begin = now_ns() + (uint64_t)(option.warmup_s * 1e9), end = begin + (uint64_t)(option.window_s * 1e9), now;
+    uint64_t begin = now_ns() + (uint64_t)(option.warmup_s * 1e9), end = UINT64_MAX, now;
     double server_cpu_s = 0, load_cpu_s = 0;
     do {
         struct epoll_event events[EVENTS_MAX];
@@ -147,15 +153,15 @@ int main(int argc, char **argv) {
         now = now_ns();
         if (!measuring && now >= begin) {
             measuring = true;
-            begin = now;
+            begin = now, end = now + (uint64_t)(option.window_s * 1e9);
             server_cpu_s = process_cpu_s(option.server_pid), load_cpu_s = process_cpu_s(getpid());
         }
         for (int i = 0; i < n; i++) {
             struct visitor *v = events[i].data.ptr;
-            if (events[i].events & EPOLLOUT) visitor_send(v);
+            if (events[i].events & EPOLLOUT && !visitor_send(v)) continue;
             if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) visitor_receive(v);
         }
-    } while (!measuring || now < end);
+    } while (now < end);
     double seconds = (double)(now - begin) / 1e9;
     server_cpu_s = process_cpu_s(option.server_pid) - server_cpu_s, load_cpu_s = process_cpu_s(getpid()) - load_cpu_s;
 
