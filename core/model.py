@@ -449,6 +449,7 @@ class ServiceStats:
         connections: Connections that the service knows now.
         messages_in: Messages that it took.
         messages_out: Messages that it sent; a broadcast counts once.
+        broadcasts_dropped: Broadcasts of it that nobody has got, for want of memory.
         batches: Calls that brought something.
         waiting_bytes: Received and not handled yet, now, with what it takes to keep them.
         paused: Connections that wait now, because the service has not handled enough.
@@ -462,6 +463,7 @@ class ServiceStats:
     connections: int
     messages_in: int
     messages_out: int
+    broadcasts_dropped: int
     batches: int
     waiting_bytes: int
     paused: int

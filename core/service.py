@@ -128,7 +128,7 @@ class Service:
         """Sends a message to all connections of this listener, in whichever thread, that are open now.
 
         It comes after what this thread has sent before. Who reads so slowly that it finds no room is ended as
-        slow_consumer.
+        slow_consumer. Without memory for it nobody gets it, which Engine.service_stats counts.
 
         Args:
             message: One message, which is framed as every other.
@@ -160,16 +160,18 @@ class ServiceConnection:
         id: As in Engine.connections.
         peer: The client's address and port.
         local: This side's address and port.
+        via: The address and port of the balancer whose PROXY header has named the client, or None.
         data: Yours: whatever belongs to this connection.
     """
 
-    __slots__ = ("__weakref__", "_number", "_over", "_thread", "data", "id", "local", "peer")
+    __slots__ = ("__weakref__", "_number", "_over", "_thread", "data", "id", "local", "peer", "via")
 
     def __init__(self, thread: ServiceThread, number: int, row: tuple[Any, ...]) -> None:
-        token, peer_ip, local_ip, peer_port, local_port = row
+        token, peer_ip, local_ip, via_ip, peer_port, local_port, via_port = row
         self.id: int = token
         self.peer: tuple[str, int] = (_rows.address_text(peer_ip), peer_port)
         self.local: tuple[str, int] = (_rows.address_text(local_ip), local_port)
+        self.via: tuple[str, int] | None = _rows.via(via_ip, via_port)
         self.data: Any = None
         self._thread = thread
         self._number = number

@@ -46,6 +46,7 @@ _WORKER_GAUGES = (
 _SERVICE_COUNTERS = (
     ("iocpd_service_received_messages", "Messages that a service in Python took.", "messages_in"),
     ("iocpd_service_sent_messages", "Messages that a service in Python sent; a broadcast is one.", "messages_out"),
+    ("iocpd_service_dropped_broadcasts", "Broadcasts for which there was no memory.", "broadcasts_dropped"),
     ("iocpd_service_batches", "Calls in which a service in Python took something.", "batches"),
     ("iocpd_service_pauses", "How often a connection had to wait for its service in Python.", "pauses"),
     ("iocpd_service_errors", "Exceptions of a service's handlers and timers.", "errors"),

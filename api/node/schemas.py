@@ -264,6 +264,7 @@ class ServiceThreadView(BaseModel):
     connections: int = Field(description="that the service knows now")
     messages_in: int = Field(description="messages that it took")
     messages_out: int = Field(description="messages that it sent; a broadcast counts once")
+    broadcasts_dropped: int = Field(description="broadcasts that nobody has got, for want of memory")
     batches: int = Field(description="how often it took messages, or news of connections")
     waiting_bytes: int = Field(description="its inbox: received and not handled yet, with what it takes to keep them")
     paused: int = Field(description="connections that wait now, because the service has not handled enough")
@@ -339,6 +340,7 @@ class ListenerList(BaseModel):
                                     "connections": 2,
                                     "messages_in": 40,
                                     "messages_out": 20,
+                                    "broadcasts_dropped": 0,
                                     "batches": 31,
                                     "waiting_bytes": 0,
                                     "paused": 0,

@@ -482,8 +482,10 @@ typedef struct iocpd_service_open {
     uint64_t token;
     uint8_t peer_ip[16];
     uint8_t local_ip[16];
+    uint8_t via_ip[16]; /* as in iocpd_connection */
     uint16_t peer_port;
     uint16_t local_port;
+    uint16_t via_port;
 } iocpd_service_open;
 
 /* The memory is the engine's and stays as it is until the thread's next iocpd_service_take. */
@@ -516,8 +518,9 @@ enum iocpd_service_op {
 typedef struct iocpd_service_stats {
     uint32_t listener;
     uint64_t connections;
-    uint64_t messages_in;  /* taken by the service */
-    uint64_t messages_out; /* that it sent */
+    uint64_t messages_in;        /* taken by the service */
+    uint64_t messages_out;       /* that it sent */
+    uint64_t broadcasts_dropped; /* for want of memory */
     uint64_t batches;
     uint64_t waiting_bytes; /* received and not handled, with what it takes to keep them */
     uint64_t paused;        /* connections that wait now, because the service has not handled enough */

@@ -1,5 +1,11 @@
-"""python -m tests.conformance.exhaust BACKEND, under exhaust.c: the engine's life again and again, each time with one
-allocation that fails: the first, the second, and so on until there is none any more. Prints how many there were."""
+"""python -m tests.conformance.exhaust life|broadcast BACKEND, under exhaust.c.
+
+life: the engine's life again and again, each time with one allocation that fails: the first, the second, and so on
+until there is none any more. Prints how many there were.
+
+broadcast: a service in Python sends to all while the first allocation fails, while the second does, and with memory for
+all. Prints what became of each.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from ipaddress import ip_network
 
-from iocpd.core import Engine, EngineConfig, EngineError, Filter, ListenerConfig
+from iocpd.core import Engine, EngineConfig, EngineError, Filter, Lines, ListenerConfig, Service, ServiceConnection
 from iocpd.core._native import lib
 from tests.support import PATIENCE, Client, eventually, port_of
 
@@ -85,12 +91,41 @@ def once(backend: str, n: int) -> bool:
     return True
 
 
-def main() -> None:
-    (backend,) = sys.argv[1:]
+def lives(backend: str) -> None:
     n = 0
     while once(backend, n):
         n += 1
     print(n)
+
+
+class Short(Service):
+    """Sends to all what it gets, while the allocation fails whose number the message is."""
+
+    framing = Lines()
+
+    def on_message(self, connection: ServiceConnection, message: bytes) -> None:
+        exhaust(int(message))
+        self.broadcast(message)
+
+
+def broadcasts(backend: str) -> None:
+    config = EngineConfig(listeners=[ListenerConfig(port=0, service=Short)], backend=backend, workers=1)
+    with Engine(config) as engine, Client(port_of(engine)) as client:
+
+        def told() -> tuple[int, int]:
+            (row,) = engine.service_stats()
+            return row.messages_out, row.broadcasts_dropped
+
+        for count, n in enumerate((0, 1, -1), 1):
+            client.send(b"%d\n" % n)
+            eventually(lambda: sum(told()) == count)  # noqa: B023
+            assert exhaust(-1) == (n >= 0), "an allocation has failed, if one was to"
+            print("dropped" if told()[1] == count else "sent")
+        assert client.read(3) == b"-1\n"
+
+
+def main() -> None:
+    {"life": lives, "broadcast": broadcasts}[sys.argv[1]](sys.argv[2])
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from iocpd.core import (
     ListenerConfig,
     Reason,
     Service,
+    ServiceConnection,
     State,
 )
 from tests.support import PATIENCE, Client, eventually, everything, port_of
@@ -496,15 +497,21 @@ def test_clients_have_a_rate(start: Start, limit: str, counter: str, reason: Rea
         assert not refused(engine, LOCAL)
 
 
-def test_a_service_in_python_sees_the_client(start: Start) -> None:
+def test_a_service_in_python_sees_the_client_and_its_balancer(start: Start) -> None:
     class Who(Service):
-        def on_message(self, connection: Any, message: bytes) -> None:
-            connection.send(repr(connection.peer).encode())
+        framing = Lines()
+
+        def on_message(self, connection: ServiceConnection, message: bytes) -> None:
+            connection.send(repr((connection.peer, connection.via)).encode())
+
+    def answer(client: Client, sent: bytes, expected: object) -> None:
+        client.send(sent)
+        assert client.read(len(repr(expected)) + 1) == repr(expected).encode() + b"\n"
 
     engine = start(behind(Who), workers=2)
-    with Client(port_of(engine)) as client:
-        client.send(V1 + b"?")
-        assert client.read(len(repr(CLIENT))) == repr(CLIENT).encode()
+    with Client(port_of(engine)) as client, Client(port_of(engine)) as balancer:
+        answer(client, V1 + b"?\n", (CLIENT, client.address))
+        answer(balancer, LOCAL + b"?\n", (balancer.address, None))
 
 
 # ---- one address with most of the connections ------------------------------------------------------------------------

@@ -50,13 +50,19 @@ def test_a_service_from_a_flag_is_told_of_everywhere(serve: Serve) -> None:
     totals = {name: sum(thread[name] for thread in first["service_threads"]) for name in first["service_threads"][0]}
     assert (totals["messages_in"], totals["messages_out"], totals["errors"]) == (3, 2, 1)
     assert (totals["waiting_bytes"], totals["paused"], totals["pauses"]) == (0, 0, 0)
+    assert totals["broadcasts_dropped"] == 0
     with ApiClient(server.url) as api:
         listeners = api.list_listeners().items
     assert [json.loads(each.model_dump_json()) for each in listeners] == [first, second]
 
     found = samples(server)
     where = ("listener", f"127.0.0.1:{server.port}"), ("service", SHOUT)
-    for name, count in (("received_messages_total", 3), ("sent_messages_total", 2), ("errors_total", 1)):
+    for name, count in (
+        ("received_messages_total", 3),
+        ("sent_messages_total", 2),
+        ("errors_total", 1),
+        ("dropped_broadcasts_total", 0),
+    ):
         family = f"iocpd_service_{name}"
         assert sum(found[family, *where, ("thread", str(number))] for number in range(2)) == count
     assert not any(("service", "echo") in labels for name, *labels in found if name.startswith("iocpd_service_"))

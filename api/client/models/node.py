@@ -153,6 +153,7 @@ class ServiceThread(Model):
         connections: That the service knows now.
         messages_in: Messages that it took.
         messages_out: Messages that it sent; a broadcast counts once.
+        broadcasts_dropped: Broadcasts that nobody has got, for want of memory.
         batches: How often it took messages, or news of connections.
         waiting_bytes: Its inbox: received and not handled yet, with what it takes to keep them.
         paused: Connections that wait now, because the service has not handled enough.
@@ -163,6 +164,7 @@ class ServiceThread(Model):
     connections: int
     messages_in: int
     messages_out: int
+    broadcasts_dropped: int
     batches: int
     waiting_bytes: int
     paused: int
