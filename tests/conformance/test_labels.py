@@ -133,10 +133,10 @@ def test_what_two_change_at_the_same_time_is_not_lost(start: Start) -> None:
 
 @pytest.fixture
 def neighbours() -> Iterator[None]:
-    """Processes that wake often, and then the system takes the processor from a thread of ours, wherever it is: so a race
+    """Processes that wake often. Then the system takes the processor from one of our threads, wherever that is: so a race
     of a few instructions is met within seconds."""
     wakes = [sys.executable, "-c", "import time\nwhile True: time.sleep(3e-5)"]
-    processes = [subprocess.Popen(wakes) for _ in range(2)]
+    processes = [subprocess.Popen(wakes) for _ in range(4)]
     yield
     for process in processes:
         process.kill()
@@ -172,9 +172,9 @@ def test_reading_while_labels_change_and_connections_end(start: Start) -> None:
     readers = [threading.Thread(target=reads(look)) for look in (open_ones, closed_ones, closed_ones, closed_ones)]
     for reader in readers:
         reader.start()
-    for number in range(4):
-        clients = connect(engine, 150)
-        ids = engine.matching(limit=150)
+    for number in range(6):
+        clients = connect(engine, 200)
+        ids = engine.matching(limit=200)
         for value in (str(number), str(number + 1)):
             labelled = [engine.submit_label(id, tags={"n": value}, groups=[value]) for id in ids]
             for one in labelled:
