@@ -20,10 +20,10 @@ static void touch(struct connection *connection) {
 }
 
 /* When receive buffers grow scarce, those who don't read must not hold them: their bytes move to memory of their own, and they
- * may queue very little. */
+ * may queue very little. Of a few buffers, the last is scarce. */
 static bool buffers_scarce(const struct connection *connection) {
     const struct buffer_pool *pool = &connection->worker->pool;
-    return buffer_available(pool) < pool->limit / 4;
+    return buffer_available(pool) <= pool->limit / 4;
 }
 
 /* A service that answers stops to receive when so much waits to be sent. */

@@ -10,7 +10,13 @@
 
 extern const struct port_driver port_sim;
 
-enum { SIM_STREAMS_MAX = 192, SIM_UNREAD_BYTES = 8192, SIM_NEVER_LATER_NS = 20 * 1000 * 1000 };
+enum {
+    SIM_STREAMS_MAX = 192,
+    SIM_LISTENERS_MAX = 64, /* ever bound in one seed */
+    SIM_BACKLOG = 16,
+    SIM_UNREAD_BYTES = 8192,
+    SIM_NEVER_LATER_NS = 20 * 1000 * 1000,
+};
 
 /* What may go wrong; a seed chooses some of them, and a failing seed is shrunk by leaving them out. */
 enum sim_fault {
@@ -56,11 +62,13 @@ struct sim_stream {
     /* The outstanding receive and send. */
     struct {
         bool cancelled;
-        int64_t due_ns, cancelled_ns;
+        int64_t due_ns;
+        uint32_t turns; /* that it has been ready, and was not told of */
     } receive;
     struct {
         bool done, cancelled;
-        int64_t due_ns, cancelled_ns;
+        int64_t due_ns;
+        uint32_t turns;
         int32_t os_error;
         uint32_t bytes;
         uint64_t print; /* of the slices and of what they point to */
@@ -69,6 +77,35 @@ struct sim_stream {
     int64_t active_ns;    /* when the engine was last told of bytes */
     uint64_t taken, sent; /* bytes: to the engine with events; from the engine, whose completion it has seen */
 };
+
+struct sim_listener {
+    bool open;
+    uint32_t number; /* the engine's */
+    struct platform_address at;
+    struct sim_port *port;
+    struct port_listener *listener; /* accept is outstanding */
+    bool cancelled;
+    int64_t retry_ns; /* no handle: not before; 0: now */
+    uint32_t turns;   /* that it has been ready, and was not told of */
+    struct sim_stream *backlog[SIM_BACKLOG];
+    uint32_t waiting;
+};
+
+/* ---- what the port needs of the sockets ---------------------------------------------------------------------------------- */
+
+/* A call with a handle that is not open is a failure. */
+struct sim_stream *sim_open_stream(socket_t handle, const char *call);
+struct sim_listener *sim_listener_of(socket_t handle); /* NULL: it is not one */
+struct sim_listener *sim_listener_at(uint32_t at);
+uint32_t sim_listener_count(void);
+socket_t sim_handle_give(struct sim_stream *stream);
+void sim_stream_close(struct sim_stream *stream);
+void sim_network_breaks(struct sim_stream *stream, int32_t os_error);
+/* What the next operation finds; 0: the connection is whole. */
+int32_t sim_stream_error(const struct sim_stream *stream);
+/* When it may go on at the earliest. */
+int64_t sim_later(void);
+void sim_ports_reset(void);
 
 /* ---- the clients' side ------------------------------------------------------------------------------------------------- */
 
@@ -112,7 +149,12 @@ void oracle_settled(const struct port *port);    /* a worker has done all it cou
 void oracle_attached(struct sim_stream *stream); /* a connection is in its slot */
 void oracle_released(struct sim_stream *stream); /* its end: its fields are still those of the connection */
 void oracle_sent(struct sim_stream *stream, const uint8_t *data, uint32_t bytes); /* the kernel has taken these */
-void oracle_accepted(struct sim_stream *stream);                                  /* handed to the engine */
+void oracle_received(struct sim_stream *stream, uint32_t bytes);                  /* the engine is about to get these */
+void oracle_send_ended(struct sim_stream *stream, int32_t os_error);              /* and about to be told so */
+void oracle_accept_error(uint32_t listener, int32_t os_error);                    /* an accept that brings no handle */
+/* Something that is ready was not told of for so many turns of its worker. NULL: a listener's accept. */
+void oracle_not_served(const struct sim_stream *stream, uint32_t turns);
+void oracle_accepted(struct sim_stream *stream);                /* handed to the engine */
 void oracle_refused(struct sim_stream *stream);                 /* the engine closed it without taking it over */
 void oracle_error(struct sim_stream *stream, int32_t os_error); /* an operation on it ends with this */
 void client_told(struct sim_stream *stream);                    /* something has changed for the client */

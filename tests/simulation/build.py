@@ -2,7 +2,7 @@
 
 The sources are taken as they are. What differs is said in three places: seam.h, which is included before the first line
 of each; IOCPD_SIM, which gives core/native/port_sim.c a content; and the linker, which finds platform.h's functions in
-threads.c and port_sim.c instead of platform.c.
+threads.c and sockets.c instead of platform.c.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ TOP = Path(__file__).resolve().parents[2]
 NATIVE = TOP / "core" / "native"
 SIMULATION = TOP / "tests" / "simulation"
 OUT = TOP / "build" / "simulation"
-REPLACED = {"platform", "port_iocp", "port_uring", "port_epoll"}  # by port_sim.c, and by threads.c
+REPLACED = {"platform", "port_iocp", "port_uring", "port_epoll"}  # by port_sim.c, threads.c and sockets.c
 FLAGS = ["-std=c11", "-D_GNU_SOURCE", "-DIOCPD_SIM", "-O2", "-g", "-Wall", "-Wextra"]
 
 

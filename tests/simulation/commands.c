@@ -172,20 +172,27 @@ static void command_kick(void) {
 
 static uint64_t labelled; /* the last; often again */
 
+static const char labels_json[] = ",\"tags\":{},\"groups\":[]"; /* of all labels here */
+
+void labels_check(const char *json, uint32_t bytes) {
+    if (bytes && (bytes != sizeof labels_json - 1 || memcmp(json, labels_json, bytes) != 0))
+        sim_fail("labels that nobody has given");
+}
+
 static void command_label(void) {
-    static const char json[] = ",\"tags\":{},\"groups\":[]";
     iocpd_ticket *ticket = NULL;
     uint8_t labels[16];
     char read[IOCPD_LABEL_BYTES];
     uint32_t bytes, length = label_bytes(labels);
-    uint64_t token = command_count && !sometimes(4) ? labelled : any_token(), version = 0;
+    uint64_t token = command_count && !sometimes(2) ? labelled : any_token(), version = 0;
     labelled = token;
     iocpd_labels_read(world.engine, token, read, &bytes, &version);
-    if (bytes && (bytes != sizeof json - 1 || memcmp(read, json, bytes) != 0)) sim_fail("labels that nobody has given");
+    labels_check(read, bytes);
     if (sometimes(4)) version++;
     struct command *command = command_new(COMMAND_LABEL, -1);
     command->tokens[0] = token;
-    int32_t status = iocpd_label(world.engine, token, version, labels, length, json, 10, length ? sizeof json - 1 : 0, &ticket);
+    int32_t status =
+        iocpd_label(world.engine, token, version, labels, length, labels_json, 10, length ? sizeof labels_json - 1 : 0, &ticket);
     command_given(command, status, ticket, "label");
 }
 

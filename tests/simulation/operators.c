@@ -10,6 +10,7 @@ enum { OPERATORS = 2, PATIENCE_NS = 250 * 1000 * 1000 };
 static platform_thread helpers[8];
 static uint32_t helper_count;
 static bool operators_end;
+static bool configures; /* an operator is at it: which of two is the last would not be certain */
 static uint32_t operators_running;
 
 static uint32_t choose(uint64_t least, uint64_t most) { return (uint32_t)roll_between(DICE_OPERATORS, least, most); }
@@ -22,23 +23,46 @@ static void waiter(void *nothing) {
 
 /* ---- reading -------------------------------------------------------------------------------------------------------------------- */
 
-/* Pages of a listing, with time between them: who was there all the while is in it once. */
+/* A listing, page by page, with time between them: who was there all the while is in it once. */
+struct listing {
+    uint32_t streams; /* when it began */
+    uint8_t seen[SIM_STREAMS_MAX];
+    bool there[SIM_STREAMS_MAX];
+};
+
+static void listing_begin(struct listing *listing) {
+    *listing = (struct listing){.streams = sim_stream_count()};
+    for (uint32_t i = 0; i < listing->streams; i++) listing->there[i] = witnesses[i].attached && !witnesses[i].released;
+}
+
+/* NULL: it is just being taken over. */
+static const struct witness *listing_sees(struct listing *listing, uint64_t token) {
+    const struct witness *witness = witness_of(token);
+    if (witness && listing->seen[witness - witnesses]++)
+        sim_fail("connection %u is listed twice", (uint32_t)(witness - witnesses));
+    return witness;
+}
+
+static void listing_end(const struct listing *listing) {
+    for (uint32_t i = 0; i < listing->streams; i++)
+        if (listing->there[i] && !witnesses[i].released && !listing->seen[i])
+            sim_fail("connection %u was there all the time, and is not listed", i);
+}
+
 static void list_pages(void) {
     iocpd_cursor cursor = {0};
     iocpd_filter filter = {0};
     iocpd_connection rows[8];
-    uint8_t seen[SIM_STREAMS_MAX] = {0};
-    bool there[SIM_STREAMS_MAX];
-    uint32_t count, capacity = choose(1, 8), streams = sim_stream_count();
-    for (uint32_t i = 0; i < streams; i++) there[i] = witnesses[i].attached && !witnesses[i].released;
+    uint32_t count, capacity = choose(1, 8);
+    struct listing listing;
+    listing_begin(&listing);
     do {
         count = iocpd_list(world.engine, &filter, &cursor, rows, capacity);
         for (uint32_t i = 0; i < count; i++) {
-            const struct witness *witness = witness_of(rows[i].token);
-            if (!witness) continue; /* it is just being taken over */
+            const struct witness *witness = listing_sees(&listing, rows[i].token);
+            if (!witness) continue;
             uint32_t number = (uint32_t)(witness - witnesses);
             const struct sim_stream *stream = sim_stream_at(number);
-            if (seen[number]++) sim_fail("connection %u is listed twice", number);
             if (memcmp(rows[i].peer_ip, stream->peer.ip, 16) != 0 || rows[i].listener != stream->listener)
                 sim_fail("connection %u is listed with the address or listener of another", number);
             if (rows[i].bytes_in > stream->taken || (!witness->released && rows[i].bytes_out > stream->sent))
@@ -46,9 +70,18 @@ static void list_pages(void) {
         }
         if (sometimes(2)) thread_sleep(choose(1, 2000000));
     } while (count == capacity);
-    for (uint32_t i = 0; i < streams; i++)
-        if (there[i] && !witnesses[i].released && !seen[i])
-            sim_fail("connection %u was there all the time, and is not listed", i);
+    listing_end(&listing);
+}
+
+/* The ids of rows in JSON. */
+static void json_sees(struct listing *listing, char *json, uint32_t bytes) {
+    static const char mark[] = "\"id\":\"c";
+    if (memchr(json, 0xdd, bytes)) sim_fail("a listing shows memory that was freed");
+    json[bytes] = 0;
+    for (const char *at = json; (at = strstr(at, mark));) {
+        at += sizeof mark - 1;
+        listing_sees(listing, strtoull(at, NULL, 16));
+    }
 }
 
 static void list_as_json(void) {
@@ -57,9 +90,46 @@ static void list_as_json(void) {
     iocpd_cursor cursor = {0};
     uint32_t bytes;
     int32_t more = 1;
+    struct listing listing;
+    listing_begin(&listing);
     while (more) {
-        iocpd_list_json(world.engine, &filter, &cursor, choose(1, 5), IOCPD_MEMBER_ALL, "c", json, sizeof json, &bytes, &more);
-        if (memchr(json, 0xdd, bytes)) sim_fail("a listing shows memory that was freed");
+        iocpd_list_json(world.engine, &filter, &cursor, choose(1, 5), IOCPD_MEMBER_ALL, "c", json, sizeof json - 1, &bytes,
+                        &more);
+        json_sees(&listing, json, bytes);
+    }
+    listing_end(&listing);
+}
+
+static void list_sorted(void) {
+    char json[32768];
+    iocpd_filter filter = {0};
+    iocpd_sorted sorted[SIM_STREAMS_MAX];
+    int32_t key = (int32_t)choose(0, IOCPD_KEY_COUNT - 1), descending = (int32_t)choose(0, 1);
+    uint32_t bytes, position = 0;
+    struct listing listing;
+    listing_begin(&listing);
+    uint32_t count = iocpd_sort(world.engine, &filter, key, descending, sorted, SIM_STREAMS_MAX);
+    for (uint32_t i = 1; i < count; i++)
+        if (descending ? sorted[i - 1].key < sorted[i].key : sorted[i - 1].key > sorted[i].key)
+            sim_fail("a listing that is sorted by %d is not in order", key);
+    while (position < count) {
+        iocpd_sorted_json(world.engine, sorted, count, &position, choose(1, 5), IOCPD_MEMBER_ALL, "c", json, sizeof json - 1,
+                          &bytes);
+        json_sees(&listing, json, bytes);
+        if (sometimes(2)) thread_sleep(choose(1, 2000000));
+    }
+    listing_end(&listing);
+}
+
+/* Those that have ended, with their labels. */
+static void list_closed(void) {
+    iocpd_closed closed[64];
+    char json[IOCPD_LABEL_BYTES];
+    uint32_t bytes, count = iocpd_closed_list(world.engine, 0, closed, choose(1, 64));
+    oracle_closed(closed, count);
+    for (uint32_t i = 0; i < count; i++) {
+        iocpd_closed_labels_read(world.engine, &closed[i], json, &bytes);
+        labels_check(json, bytes);
     }
 }
 
@@ -74,7 +144,8 @@ static void watcher(void *nothing) {
             count = iocpd_events(world.engine, positions, events, choose(1, 64), &missed);
             oracle_events(events, count);
         } while (count);
-        if (sometimes(2)) list_pages();
+        if (sometimes(3)) list_closed();
+        else if (sometimes(2)) list_pages();
         else list_as_json();
         thread_sleep((int64_t)choose(1, 20) * 1000000);
     }
@@ -85,27 +156,17 @@ static void watcher(void *nothing) {
 }
 
 static void read_something(void) {
-    iocpd_closed closed[64];
-    char json[32768];
+    iocpd_closed closed;
     iocpd_filter filter = {0};
     iocpd_connection row;
     iocpd_worker_stats stats;
     iocpd_info info;
     iocpd_drain_progress progress;
-    iocpd_sorted sorted[16];
-    uint32_t bytes;
     switch (choose(0, 7)) {
-    case 0: oracle_closed(closed, iocpd_closed_list(world.engine, 0, closed, choose(1, 64))); break;
-    case 1: iocpd_closed_get(world.engine, any_token(), &closed[0]); break;
+    case 0: list_closed(); break;
+    case 1: iocpd_closed_get(world.engine, any_token(), &closed); break;
     case 2: list_as_json(); break;
-    case 3: {
-        uint32_t all =
-            iocpd_sort(world.engine, &filter, (int32_t)choose(0, IOCPD_KEY_COUNT - 1), (int32_t)choose(0, 1), sorted, 16);
-        uint32_t position = 0;
-        iocpd_sorted_json(world.engine, sorted, all < 16 ? all : 16, &position, 16, IOCPD_MEMBER_ALL, "c", json, sizeof json,
-                          &bytes);
-        break;
-    }
+    case 3: list_sorted(); break;
     case 4: iocpd_worker_read(world.engine, choose(0, world.config.workers - 1), &stats); break;
     case 5: iocpd_info_read(world.engine, &info); break;
     case 6: iocpd_drain_read(world.engine, &progress); break;
@@ -129,11 +190,17 @@ static void configure(void) {
     if (sometimes(2)) limits.first_byte_ms = choose(0, 1) ? choose(10, 200) : 0;
     if (sometimes(3)) limits.max_connections = choose(1, 20);
     if (sometimes(3)) limits.max_per_address = choose(0, 4);
+    if (sometimes(3)) limits.accepts_per_s = choose(0, 1) ? choose(5, 100) : 0;
+    if (sometimes(3)) limits.accepts_per_s_per_address = choose(0, 1) ? choose(2, 40) : 0;
+    if (configures || !oracle_limits(&limits, true)) return;
+    configures = true;
     sim_trace("limits: soft %u bytes for %u ms, hard %u bytes, first byte %u ms, idle %u ms", limits.send_soft_bytes,
               limits.send_soft_ms, limits.send_hard_bytes, limits.first_byte_ms, limits.idle_ms);
-    oracle_limits(&limits);
+    sim_trace("limits: %u connections, %u of an address, %u accepts in a second, %u of an address", limits.max_connections,
+              limits.max_per_address, limits.accepts_per_s, limits.accepts_per_s_per_address);
     iocpd_configure(world.engine, &limits);
-    oracle_limits(&limits);
+    oracle_limits(&limits, false);
+    configures = false;
 }
 
 static uint32_t farewell(iocpd_drain_config *config, uint8_t *copy) {
@@ -305,7 +372,7 @@ static void live(void *nothing) {
 void operators_begin(void) {
     commands_reset();
     helper_count = operators_running = 0;
-    operators_end = false;
+    operators_end = configures = false;
     platform_thread main;
     platform_thread_start(&main, live, NULL, "main");
 }

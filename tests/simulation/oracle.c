@@ -12,39 +12,29 @@
 
 enum {
     PIECE_OVERHEAD = 64, /* of connection.c */
+    LETTER_BYTES = 128,  /* what a message costs beside its bytes while it waits for a service */
     LOSSES = 24,         /* receives that a cancel may still let through */
     EARLY_MAX = 64,
     PATIENCE_NS = 100 * 1000 * 1000, /* what late wakes and late cancels may cost together */
+    HELD_TURNS = 16,                 /* of a pause for which there is no reason any more */
+    WAITING_TURNS = 2,               /* of what waits at a worker */
 };
 
 struct witness witnesses[SIM_STREAMS_MAX];
-
-/* What was ever configured, since what is above a new limit stays as it is. */
-static struct {
-    iocpd_limits largest, smallest;
-    uint32_t first_byte_ms, idle_ms; /* the smallest that are limits */
-    int64_t changed_ns;
-} limits;
 
 static struct {
     bool drain, stop;
 } asked;
 
-static struct ban_seen {
-    uint8_t network[16];
-    uint32_t prefix;
-    int64_t since_ns, until_ns; /* surely in force between these */
-} bans[64];
-static uint32_t ban_count;
-
 static uint64_t early[EARLY_MAX]; /* told of before their attach */
 static uint32_t early_count;
 
-static int64_t attention_ns[WORKERS_MAX]; /* since when a sleeping worker has been asked for attention; 0: it is not */
+static struct waiting {
+    uint32_t backlog_turns, fanout_turns; /* that a worker went to wait with something left: at all, of the same fanout */
+    const void *fanout;
+} waiting[WORKERS_MAX];
 
-#define EACH_LIMIT(apply)                                                                                                        \
-    apply(max_connections) apply(first_byte_ms) apply(idle_ms) apply(send_soft_bytes) apply(send_soft_ms) apply(send_hard_bytes) \
-        apply(max_per_address) apply(accepts_per_s) apply(accepts_per_s_per_address)
+static int64_t attention_ns[WORKERS_MAX]; /* since when a sleeping worker has been asked for attention; 0: it is not */
 
 void oracle_reset(void) {
     for (uint32_t i = 0; i < SIM_STREAMS_MAX; i++) {
@@ -52,25 +42,12 @@ void oracle_reset(void) {
         if (!witness->writer.listener) break; /* they are used one after the other */
         memset(witness, 0, sizeof *witness);
     }
-    memset(&limits, 0, sizeof limits);
     memset(&asked, 0, sizeof asked);
     memset(attention_ns, 0, sizeof attention_ns);
-    ban_count = early_count = 0;
-#define BEGIN(field) limits.largest.field = limits.smallest.field = world.config.field;
-    EACH_LIMIT(BEGIN)
-    limits.first_byte_ms = world.config.first_byte_ms;
-    limits.idle_ms = world.config.idle_ms;
-}
-
-void oracle_limits(const iocpd_limits *now) {
-    limits.changed_ns = world.now_ns;
-#define WIDEN(field)                                                                                                             \
-    if (now->field > limits.largest.field) limits.largest.field = now->field;                                                    \
-    if (now->field < limits.smallest.field) limits.smallest.field = now->field;
-    EACH_LIMIT(WIDEN)
-    if (now->first_byte_ms && (!limits.first_byte_ms || now->first_byte_ms < limits.first_byte_ms))
-        limits.first_byte_ms = now->first_byte_ms;
-    if (now->idle_ms && (!limits.idle_ms || now->idle_ms < limits.idle_ms)) limits.idle_ms = now->idle_ms;
+    memset(waiting, 0, sizeof waiting);
+    early_count = 0;
+    admission_reset();
+    counts_reset();
 }
 
 struct witness *witness_of(uint64_t token) {
@@ -93,57 +70,9 @@ static struct connection *connection_of(const struct sim_stream *stream) {
     return CONTAINER_OF(stream->socket, struct connection, socket);
 }
 
-/* ---- bans ------------------------------------------------------------------------------------------------------------------- */
-
-void oracle_ban(const iocpd_ban *ban, bool begun) {
-    if (begun) { /* from now on it is not certain any more, whatever it was */
-        for (uint32_t i = 0; i < ban_count; i++)
-            if (bans[i].prefix == ban->prefix && memcmp(bans[i].network, ban->network, 16) == 0) bans[i--] = bans[--ban_count];
-        return;
-    }
-    if (ban->lift || ban_count == 64) return;
-    struct ban_seen *seen = &bans[ban_count++];
-    memcpy(seen->network, ban->network, 16);
-    seen->prefix = ban->prefix;
-    seen->since_ns = world.now_ns;
-    seen->until_ns = ban->ttl_ms ? world.now_ns : INT64_MAX; /* one with a time may end at any moment */
-}
-
-static bool covers(const struct ban_seen *ban, const uint8_t *ip) {
-    for (uint32_t bit = 0; bit < ban->prefix; bit++)
-        if ((ban->network[bit / 8] ^ ip[bit / 8]) & 0x80 >> bit % 8) return false;
-    return true;
-}
-
 /* ---- a connection's life ------------------------------------------------------------------------------------------------------ */
 
 void oracle_accepted(struct sim_stream *stream) { witnesses[stream->number].accepted_ns = world.now_ns; }
-
-void oracle_refused(struct sim_stream *stream) {
-    if (witnesses[stream->number].attached) sim_fail("connection %u is closed as one that was not let in", stream->number);
-}
-
-static void admission_check(const struct sim_stream *stream) {
-    const struct witness *witness = &witnesses[stream->number];
-    uint32_t here = 0, same_address = 0, last_second = 0;
-    for (uint32_t i = 0; i < sim_stream_count(); i++) {
-        const struct witness *other = &witnesses[i];
-        if (!other->attached) continue;
-        if (!other->released) here++;
-        if (!other->released && memcmp(sim_stream_at(i)->peer.ip, stream->peer.ip, 16) == 0) same_address++;
-        if (other->accepted_ns > witness->accepted_ns - 1000000000 && other->accepted_ns <= witness->accepted_ns) last_second++;
-    }
-    if (here > limits.largest.max_connections)
-        sim_fail("%u connections, and %u is the most", here, limits.largest.max_connections);
-    if (limits.smallest.max_per_address && same_address > limits.largest.max_per_address)
-        sim_fail("%u connections of one address, and %u is the most", same_address, limits.largest.max_per_address);
-    if (limits.smallest.accepts_per_s && last_second > 2 * limits.largest.accepts_per_s + 2)
-        sim_fail("%u accepts in a second, and %u is the rate", last_second, limits.largest.accepts_per_s);
-    for (uint32_t i = 0; i < ban_count; i++)
-        if (covers(&bans[i], stream->peer.ip) && bans[i].since_ns < witness->accepted_ns &&
-            witness->accepted_ns < bans[i].until_ns)
-            sim_fail("connection %u is let in, though its address is banned", stream->number);
-}
 
 void oracle_attached(struct sim_stream *stream) {
     struct witness *witness = &witnesses[stream->number];
@@ -232,7 +161,8 @@ void oracle_released(struct sim_stream *stream) {
     if (connection->bytes_out != stream->sent)
         sim_fail("connection %u: bytes_out is %llu, and %llu were sent", stream->number,
                  (unsigned long long)connection->bytes_out, (unsigned long long)stream->sent);
-    if (connection->bytes_in > stream->taken) sim_fail("connection %u: bytes_in is more than has come", stream->number);
+    counts_check(witness, connection);
+    witness->messages_out = connection->messages_out;
     if (connection->reason == IOCPD_CLIENT_CLOSED && !stream->reset_on_close) { /* an orderly end: nothing is owed */
         /* Who is kicked while a service in Python still has something of it does not wait for the answer. */
         bool cut = connection->session && witness->causes & (CAUSE_KICK | CAUSE_BAN | CAUSE_SERVICE_CLOSE | CAUSE_SERVICE_FAIL);
@@ -320,6 +250,28 @@ static void queue_check(const struct connection *connection) {
                  (unsigned long long)bytes, (unsigned long long)pieces, (unsigned long long)most);
 }
 
+/* True when its service has handled everything that it was given. */
+static bool is_handled(const struct connection *connection) {
+    struct iocpd_engine *engine = connection->worker->engine;
+    const struct listener *listener = &engine->listeners[connection->listener];
+    iocpd_service_stats stats;
+    iocpd_service_read(engine, listener->first_thread + (uint32_t)(connection->serial % listener->config.threads), &stats);
+    return stats.waiting_bytes == 0;
+}
+
+/* Who is paused though nothing is in his way must go on within some turns; a service may also need some time to say so. */
+static void held_check(struct witness *witness, const struct connection *connection) {
+    const struct iocpd_engine *engine = connection->worker->engine;
+    bool relay = connection->flags & CONNECTION_RELAY_PAUSED, python = connection->flags & CONNECTION_PYTHON_PAUSED;
+    bool held = (relay && engine->relay_waiting <= engine->config.relay_capacity / 2) || (python && is_handled(connection));
+    int64_t now_ns = world.now_ns - world.jumped_ns;
+    witness->held_turns = held ? witness->held_turns + 1 : 0;
+    if (!held) witness->held_ns = now_ns;
+    if (witness->held_turns > HELD_TURNS && (relay || now_ns > witness->held_ns + PATIENCE_NS))
+        sim_fail("connection %u: nothing is in its way, and for %u turns it has not gone on", witness->writer.number,
+                 witness->held_turns);
+}
+
 static void connection_check(const struct connection *connection, int64_t returned_ns) {
     uint64_t token = connection_token(connection);
     bool receives = connection->socket.receive.outstanding, sends = connection->socket.send.outstanding;
@@ -338,6 +290,8 @@ static void connection_check(const struct connection *connection, int64_t return
             sim_fail("connection %llx is closing, and an operation was not cancelled", (unsigned long long)token);
         return;
     }
+    held_check(witness, connection);
+    if (!sends) counts_check(witness, connection);
     if (queued != sends)
         sim_fail("connection %llx has %s, but %s send", (unsigned long long)token, queued ? "bytes" : "none", sends ? "a" : "no");
     if (connection->flags & CONNECTION_PAUSED && !queued && connection->state == IOCPD_OPEN)
@@ -374,11 +328,49 @@ static void inbox_check(const struct worker *worker) {
     if (count > most) sim_fail("worker %u: %u commands in its inbox, and %u is the most", worker->number, count, most);
 }
 
+/* A connection may bring a receive more than there was room for, or some when a cancel has lost its race. */
+static void services_check(struct iocpd_engine *engine) {
+    for (uint32_t i = 0; i < engine->service_thread_count; i++) {
+        iocpd_service_stats stats;
+        iocpd_service_read(engine, i, &stats);
+        const iocpd_listener_config *config = &world.listeners[stats.listener];
+        uint64_t losses = world.faults & FAULT_CANCEL ? LOSSES : 1, connections = 0;
+        for (uint32_t j = 0; j < sim_stream_count(); j++)
+            connections += witnesses[j].attached && sim_stream_at(j)->listener == stats.listener;
+        uint64_t receive = world.config.receive_buffer_bytes + config->framing.max_bytes + LETTER_BYTES;
+        if (stats.waiting_bytes > config->inbox_bytes + connections * losses * receive)
+            sim_fail("%llu bytes wait for a service, and %u is the most", (unsigned long long)stats.waiting_bytes,
+                     config->inbox_bytes);
+    }
+}
+
+/* What waits at a worker is far less here than one turn does. */
+static void waiting_check(const struct worker *worker) {
+    struct waiting *waits = &waiting[worker->number];
+    const void *fanout = worker->fanouts.first;
+    waits->backlog_turns = worker->backlog ? waits->backlog_turns + 1 : 0;
+    waits->fanout_turns = fanout && fanout == waits->fanout ? waits->fanout_turns + 1 : 0;
+    waits->fanout = fanout;
+    if (waits->backlog_turns > WAITING_TURNS || waits->fanout_turns > WAITING_TURNS)
+        sim_fail("worker %u: what waits for it is not done for %u turns", worker->number, WAITING_TURNS);
+}
+
+void oracle_not_served(const struct sim_stream *stream, uint32_t turns) {
+    const struct port_socket *socket = stream ? stream->socket : NULL;
+    /* Without memory for a copy, who does not read keeps his buffers until he is ended as slow. */
+    if (socket && socket->receive.outstanding && !stream->receive.cancelled && memory_has_failed()) return;
+    if (stream) sim_fail("connection %u is ready, and for %u turns of its worker it has not been served", stream->number, turns);
+    sim_fail("a client waits to be accepted, and for %u turns it has not been", turns);
+}
+
 void oracle_settled(const struct port *port) {
     const struct worker *worker = CONTAINER_OF(port->pool, struct worker, pool);
     uint32_t open = 0, closing = 0, used = 0, pending = 0;
     uint64_t pending_bytes = 0;
     if (!worker->port) return; /* it is just being opened */
+    world.begun = worker->engine;
+    sim_still(true); /* what is read here has atomic operations too */
+    waiting_check(worker);
     for (uint32_t slot = 0; slot < worker->table.high; slot++) {
         const struct connection *connection = &worker->table.chunks[slot / TABLE_CHUNK][slot % TABLE_CHUNK];
         if (connection->state == IOCPD_FREE) continue;
@@ -400,7 +392,14 @@ void oracle_settled(const struct port *port) {
     if (worker->pending_bytes != pending_bytes) sim_fail("worker %u: pending_bytes is wrong", worker->number);
     if (worker->engine->relay_waiting > world.config.relay_capacity + LOSSES * (uint64_t)sim_stream_count())
         sim_fail("%llu relayed messages wait", (unsigned long long)worker->engine->relay_waiting);
+    if (worker->engine->gate.ban_count > world.config.max_bans)
+        sim_fail("%u bans, and %u is the most", worker->engine->gate.ban_count, world.config.max_bans);
+    if (worker->pool.count > world.config.receive_buffers)
+        sim_fail("worker %u: %u receive buffers, and %u is the most", worker->number, worker->pool.count,
+                 world.config.receive_buffers);
+    services_check(worker->engine);
     timers_check(worker);
+    sim_still(false);
 }
 
 /* ---- after each step ------------------------------------------------------------------------------------------------------------ */
@@ -479,57 +478,11 @@ void oracle_calm(void) {
 
 /* ---- the end ----------------------------------------------------------------------------------------------------------------------- */
 
-static void sum_check(const char *what, uint64_t counted, uint64_t are) {
-    if (counted != are) sim_fail("%s: counted %llu, there were %llu", what, (unsigned long long)counted, (unsigned long long)are);
-}
-
 void oracle_stopped(void) {
-    const iocpd_engine *engine = world.engine;
-    uint64_t taken = 0, sent = 0, attached = 0, reasons[IOCPD_REASON_COUNT] = {0};
-    for (uint32_t i = 0; i < sim_stream_count(); i++) {
-        const struct witness *witness = &witnesses[i];
-        taken += sim_stream_at(i)->taken;
-        sent += sim_stream_at(i)->sent;
-        attached += witness->attached;
-        if (witness->attached && !witness->released) sim_fail("the engine has stopped, and connection %u has not ended", i);
-        if (witness->released) reasons[witness->reason]++;
-    }
-    uint64_t adopted = 0, bytes_in = 0, bytes_out = 0, discarded = 0, accepted = 0, refused = 0,
-             counted[IOCPD_REASON_COUNT] = {0};
-    for (uint32_t i = 0; i < engine->worker_count; i++) {
-        const struct worker *worker = &engine->workers[i];
-        adopted += worker->adopted;
-        bytes_in += worker->bytes_in;
-        bytes_out += worker->bytes_out;
-        discarded += worker->discarded_bytes;
-        for (int reason = 0; reason < IOCPD_REASON_COUNT; reason++) counted[reason] += worker->ended[reason];
-        sum_check("connections of a worker", worker->load, 0);
-        sum_check("pending bytes of a worker", worker->pending_bytes, 0);
-        sum_check("commands in an inbox", worker->inbox_commands > COMMANDS_MAX, 0);
-    }
-    for (uint32_t i = 0; i < engine->listener_count; i++) {
-        const struct listener *listener = &engine->listeners[i];
-        accepted += listener->accepted;
-        refused += listener->refused_limit + listener->refused_banned + listener->refused_address_limit +
-                   listener->refused_address_rate + listener->refused_rate + listener->refused_memory;
-        sum_check("connections of a listener", listener->connections, 0);
-    }
-    for (int reason = 0; reason < IOCPD_REASON_COUNT; reason++)
-        sum_check(iocpd_reason_name(reason), counted[reason], reasons[reason]);
-    sum_check("adopted", adopted, attached);
-    sum_check("let in or refused", adopted + refused, sim_handles_given());
-    sum_check("accepted but not adopted", accepted < adopted || accepted - adopted > refused, 0);
-    sum_check("bytes_out", bytes_out, sent);
-    if (bytes_in > taken || bytes_in + discarded < taken) sim_fail("bytes_in does not add up");
-    for (uint32_t bucket = 0; bucket < engine->gate.visitor_buckets; bucket++)
-        for (const struct visitor *visitor = engine->gate.visitors[bucket]; visitor; visitor = visitor->next)
-            sum_check("connections of an address", visitor->connections, 0);
-    sum_check("connections", engine->connections, 0);
-    sum_check("ends", engine->closed_serial, attached);
-    sum_check("exit completions taken", engine->exits_taken, engine->worker_count);
-    sum_check("exit completions posted", engine->exits_posted, engine->worker_count);
-    sum_check("broadcasts under way", engine->broadcasts, 0);
-    sum_check("relayed messages under way", engine->relay_waiting, 0);
+    for (uint32_t i = 0; i < sim_stream_count(); i++)
+        if (witnesses[i].attached && !witnesses[i].released)
+            sim_fail("the engine has stopped, and connection %u has not ended", i);
+    counts_stopped();
 }
 
 void oracle_freed(void) {
@@ -556,6 +509,11 @@ void oracle_events(const iocpd_event *events, uint32_t count) {
         if (end && !witness->released) sim_fail("%llx has ended by its event, and has not", (unsigned long long)event->token);
         if (end && event->reason != witness->reason)
             sim_fail("%llx: its event has another reason", (unsigned long long)event->token);
+        bool remembered = world.config.closed_capacity >= SIM_STREAMS_MAX; /* they stand in the closed record */
+        if (end && remembered &&
+            (event->bytes_in != witness->counted.bytes || event->messages_in != witness->counted.messages ||
+             event->messages_out != witness->messages_out))
+            sim_fail("%llx: its event has other counts", (unsigned long long)event->token);
     }
 }
 
@@ -568,8 +526,9 @@ void oracle_closed(const iocpd_closed *rows, uint32_t count) {
         const struct sim_stream *stream = sim_stream_at((uint32_t)(witness - witnesses));
         if (row->connection.reason != witness->reason)
             sim_fail("%llx: its closed record has another reason", (unsigned long long)token);
-        if (row->connection.bytes_out != stream->sent)
-            sim_fail("%llx: its closed record has other bytes", (unsigned long long)token);
+        if (row->connection.bytes_out != stream->sent || row->connection.bytes_in != witness->counted.bytes ||
+            row->connection.messages_in != witness->counted.messages || row->connection.messages_out != witness->messages_out)
+            sim_fail("%llx: its closed record has other counts", (unsigned long long)token);
         if (i && row->closed_serial >= rows[i - 1].closed_serial) sim_fail("closed records are out of order");
         if (row->connection.listener != stream->listener)
             sim_fail("%llx: its closed record has another listener", (unsigned long long)token);

@@ -91,9 +91,10 @@ const uint8_t *writer_next(struct writer *writer, uint32_t *bytes) {
         }
         uint32_t at = prefix_of(framing, message, writer->frame);
         message_write(writer->frame + at, 'm', writer->number, writer->messages, message);
-        writer->messages++;
         writer->frame_bytes = at + message;
         writer->frame_bytes += suffix_of(framing, writer->frame + writer->frame_bytes);
+        if (writer->messages == MESSAGES_MAX_SIM) sim_fail("a client has written too many messages");
+        writer->lengths[writer->messages++] = message > framing->max_bytes ? 0 : (uint16_t)writer->frame_bytes;
     }
     *bytes = writer->frame_bytes;
     return writer->frame;
@@ -227,6 +228,7 @@ static void unit_byte(struct reader *reader, uint8_t byte) {
         sim_fail("connection %u gets bytes from a service that sends none", reader->number);
     if (unit_total(reader) != reader->unit_bytes) return;
     unit_seen(reader);
+    reader->units++;
     reader->unit_bytes = 0;
 }
 

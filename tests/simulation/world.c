@@ -160,7 +160,9 @@ void world_begin(const struct options *options) {
     sim_trace("send_soft_bytes %u, send_soft_ms %u, send_hard_bytes %u, receive_buffers %u of %u bytes, relay_capacity %u",
               config->send_soft_bytes, config->send_soft_ms, config->send_hard_bytes, config->receive_buffers,
               config->receive_buffer_bytes, config->relay_capacity);
-    sim_trace("max_connections %u, first_byte_ms %u, idle_ms %u, inbox_capacity %u, max_per_address %u, busy_poll_us %u",
-              config->max_connections, config->first_byte_ms, config->idle_ms, config->inbox_capacity, config->max_per_address,
+    sim_trace("max_connections %u, first_byte_ms %u, idle_ms %u, inbox_capacity %u, closed_capacity %u", config->max_connections,
+              config->first_byte_ms, config->idle_ms, config->inbox_capacity, config->closed_capacity);
+    sim_trace("max_per_address %u, accepts_per_s %u, accepts_per_s_per_address %u, max_bans %u, busy_poll_us %u",
+              config->max_per_address, config->accepts_per_s, config->accepts_per_s_per_address, config->max_bans,
               config->busy_poll_us);
 }

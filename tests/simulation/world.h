@@ -8,8 +8,11 @@
  *   services.c   threads of services in Python
  *   clients.c    the other ends of the connections
  *   streams.c    what is written to connections, so that each byte tells where it belongs
- *   oracle.c     what must hold
- *   ../../core/native/port_sim.c   the kernel
+ *   oracle.c     what must hold, of connections and workers
+ *   admission.c  the same of who is let in and who is not
+ *   counts.c     the same of what is counted
+ *   sockets.c    sockets and their handles, clients' ends
+ *   ../../core/native/port_sim.c   what the kernel does with them
  */
 #ifndef SIMULATION_WORLD_H
 #define SIMULATION_WORLD_H
@@ -17,7 +20,7 @@
 #include "internal.h"
 #include "port_sim.h"
 
-enum { WORKERS_MAX = 3, LISTENERS_MAX_SIM = 4, SAID_MAX = 512, COMMANDS_MAX = 512 };
+enum { WORKERS_MAX = 3, LISTENERS_MAX_SIM = 4, SAID_MAX = 512, COMMANDS_MAX = 512, MESSAGES_MAX_SIM = 8192 };
 
 /* What the command line gives: of 0, the seed chooses. */
 struct options {
@@ -41,6 +44,7 @@ struct world {
     iocpd_listener_config listeners[LISTENERS_MAX_SIM];
     uint32_t clients, commands, memory_odds; /* of an allocation to fail */
     iocpd_engine *engine;                    /* NULL: not started */
+    const iocpd_engine *begun;               /* the same, as soon as its workers run */
     bool stopping;
     bool over; /* the engine has stopped: everybody ends */
 };
@@ -59,7 +63,6 @@ const char *thread_name(void);
 
 void threads_reset(void);
 void thread_sleep(int64_t ns);
-bool thread_is_worker(uint32_t thread, uint32_t *worker);
 /* Runs until every thread has ended. */
 void schedule(void);
 void memory_reset(void); /* checks what was freed, and gives it back */
@@ -82,6 +85,7 @@ void commands_take_done(uint32_t timeout_ms);
 /* Mostly of a connection that is there. */
 uint64_t any_token(void);
 const char *status_name(int32_t status);
+void labels_check(const char *json, uint32_t bytes); /* what was read as somebody's labels */
 
 /* ---- clients.c ---------------------------------------------------------------------------------------------------------- */
 
@@ -114,7 +118,8 @@ struct writer {
     uint32_t messages;   /* begun */
     uint8_t frame[4096]; /* of which `at` bytes are written */
     uint32_t frame_bytes, frame_at;
-    bool too_large; /* one was above the limit: nothing after it is answered */
+    bool too_large;                     /* one was above the limit: nothing after it is answered */
+    uint16_t lengths[MESSAGES_MAX_SIM]; /* of the messages that were begun, as frames; 0: too large */
 };
 /* Bytes that are to be written; writer_wrote tells how many were. */
 const uint8_t *writer_next(struct writer *writer, uint32_t *bytes);
@@ -129,6 +134,7 @@ struct reader {
     uint32_t last[SIM_STREAMS_MAX]; /* relay: 1 + the last message of each sender */
     uint8_t unit[4096];             /* a message or something said, as far as it has come */
     uint32_t unit_bytes;
+    uint64_t units; /* that came whole */
 };
 void reader_take(struct reader *reader, const uint8_t *data, uint32_t bytes);
 bool reader_between(const struct reader *reader);
@@ -158,15 +164,30 @@ enum cause {
     CAUSE_NO_MEMORY = 4096,
 };
 
+/* Why a client was not let in; the last is not worker 0's alone to say. */
+enum refusal { REFUSED_LIMIT, REFUSED_BANNED, REFUSED_ADDRESS_LIMIT, REFUSED_ADDRESS_RATE, REFUSED_RATE, REFUSED_MEMORY };
+
+/* What a connection has received while it was open. */
+struct counted {
+    uint64_t bytes, messages;
+    uint64_t whole_bytes; /* of the messages */
+    bool over;            /* it has seen an error, so nothing more counts */
+};
+
 /* A connection, as the world remembers it. */
 struct witness {
     uint64_t token; /* 0: the engine has not taken it over */
     uint32_t worker;
     uint32_t causes;
-    bool attached, ending, released;
+    bool attached, ending, released, refused;
     int32_t reason;
-    int64_t accepted_ns, released_ns;
+    enum refusal refusal;
+    int64_t accepted_ns, released_ns, refused_ns;
     uint32_t overdue_turns; /* that it has been seen with a deadline over */
+    uint32_t held_turns;    /* that it has been seen paused, though nothing was in its way any more */
+    int64_t held_ns;        /* since when */
+    struct counted counted;
+    uint64_t messages_out; /* when it ended */
     struct writer writer;
     struct reader reader;
     uint32_t connected_events, disconnected_events, closed_rows, listed;
@@ -185,10 +206,32 @@ bool oracle_is_calm(bool must); /* everybody has what he is owed; with `must`, c
 void oracle_calm(void);
 void oracle_stopped(void);
 void oracle_freed(void);
-void oracle_limits(const iocpd_limits *now);
 void oracle_events(const iocpd_event *events, uint32_t count);
 void oracle_closed(const iocpd_closed *rows, uint32_t count);
-void oracle_ban(const iocpd_ban *ban, bool begun); /* begun: asked for; otherwise in force */
 void oracle_drain(const iocpd_drain_config *config);
+
+/* ---- admission.c -------------------------------------------------------------------------------------------------------- */
+
+/* What was ever configured, since what is above a new limit stays as it is. */
+struct limits_seen {
+    iocpd_limits largest, smallest;
+    uint32_t first_byte_ms, idle_ms, slowest, slowest_per_address; /* the smallest that are limits; the last two are rates */
+    int64_t changed_ns;
+};
+
+extern struct limits_seen limits;
+
+void admission_reset(void);
+/* begun: asked for, one set at a time; otherwise in force. False: no more can be asked for. */
+bool oracle_limits(const iocpd_limits *now, bool begun);
+void oracle_ban(const iocpd_ban *ban, bool begun);
+void admission_check(const struct sim_stream *stream);
+
+/* ---- counts.c ----------------------------------------------------------------------------------------------------------- */
+
+void counts_reset(void);
+/* What the engine has counted of a connection; nothing of it is outstanding. */
+void counts_check(struct witness *witness, const struct connection *connection);
+void counts_stopped(void);
 
 #endif
