@@ -134,8 +134,8 @@ def test_what_two_change_at_the_same_time_is_not_lost(start: Start) -> None:
 @pytest.fixture
 def neighbours() -> Iterator[None]:
     """Processes that wake often. Then the system takes the processor from one of our threads, wherever that is, and a
-    race of a few instructions is met within seconds."""
-    wakes = [sys.executable, "-c", "import time\nwhile True: time.sleep(3e-5)"]
+    race of a few instructions is met within seconds. They end by themselves if this process is killed."""
+    wakes = [sys.executable, "-c", f"import time\nwhile time.process_time() < {PATIENCE}: time.sleep(3e-5)"]
     processes = [subprocess.Popen(wakes) for _ in range(4)]
     yield
     for process in processes:
