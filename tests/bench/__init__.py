@@ -1,5 +1,5 @@
 """Measures iocpd against its peers on one machine: ``python -m tests.bench
-echo|lines|accept|growth|idle|fanout|isolation|api|wine``.
+echo|lines|accept|growth|idle|fanout|isolation|lines-isolation|api|wine``.
 
 How each number is taken:
 

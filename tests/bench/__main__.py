@@ -12,7 +12,7 @@ if sys.platform != "linux":
     sys.exit("tests.bench runs on Linux only: it pins processes to processors and reads /proc")
 
 from . import __doc__ as about
-from . import accept, api, echo, fanout, growth, idle, isolation, lines, wine
+from . import accept, api, echo, fanout, growth, idle, isolation, lines, lines_isolation, wine
 from .errors import BenchError
 from .machine import Neighbours, choose_cores, facts, raise_file_limit
 from .options import Setup
@@ -26,6 +26,7 @@ MEASUREMENTS = {
     "idle": idle,
     "fanout": fanout,
     "isolation": isolation,
+    "lines-isolation": lines_isolation,
     "api": api,
     "wine": wine,
 }

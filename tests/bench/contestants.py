@@ -75,10 +75,11 @@ def iocpd(backend: str, service: str) -> Contestant:
 
 def iocpd_lines(backend: str, service: str, *, both_cores: bool = False) -> Contestant:
     """iocpd with one worker and a class of peers/lines_iocpd.py."""
+    bare = iocpd(backend, f"python:lines_iocpd:{service}")
     return replace(
-        iocpd(backend, f"python:lines_iocpd:{service}"),
+        bare,
         name=f"iocpd {backend} {service}" + (" on both cores" if both_cores else ""),
-        environment={"PYTHONPATH": str(HERE / "peers")},
+        environment={**bare.environment, "PYTHONPATH": str(HERE / "peers")},
         both_cores=both_cores,
     )
 
@@ -122,14 +123,15 @@ def gevent_echo() -> Contestant:
     return Contestant("gevent", _python("echo_gevent.py", "gevent"))
 
 
-def fastapi_echo(*, with_model: bool) -> Contestant:
-    """The echo service and the management API on one uvloop, whose listing has a declared response model or has not."""
+def fastapi_echo(*, with_model: bool, service: str = "echo") -> Contestant:
+    """A service, echo or lines, and the management API on one uvloop, whose listing has a declared response model or
+    has not."""
     return Contestant(
         name="fastapi with model" if with_model else "fastapi",
         program=_python("echo_fastapi.py", "uvloop", "fastapi", "uvicorn"),
         arguments=lambda port: [str(port), str(port + 1)],
         ready_path="/v1/connections?limit=1",
-        environment={"LOOP": "uvloop", "MODEL": "yes" if with_model else "no"},
+        environment={"LOOP": "uvloop", "SERVICE": service, "MODEL": "yes" if with_model else "no"},
     )
 
 

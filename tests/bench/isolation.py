@@ -11,11 +11,11 @@ import contextlib
 import http.client
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 
 from .clients import idle_connections
-from .contestants import RunningServer, Sample, choose, fastapi_echo, http_get, iocpd, take_turns
+from .contestants import Contestant, RunningServer, Sample, choose, fastapi_echo, http_get, iocpd, take_turns
 from .echo import WARMUP_SECONDS, load
 from .errors import ContestantFailed
 from .machine import require_files, wait_until_quiet
@@ -31,8 +31,9 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--connections", type=positive_int, default=50, metavar="N", help="that echo (default: 50)")
+    parser.add_argument("--connections", type=positive_int, default=50, metavar="N", help="under load (default: 50)")
     parser.add_argument("--bytes", type=positive_int, default=64, metavar="N", help="in a message (default: 64)")
+    parser.add_argument("--depth", type=positive_int, default=1, metavar="N", help="messages in flight (default: 1)")
     parser.add_argument("--idle", type=positive_int, default=4000, metavar="N", help="idle connections (default: 4000)")
     parser.add_argument("--limit", type=positive_int, default=1000, metavar="N", help="listed at once (default: 1000)")
     parser.add_argument("--listers", type=positive_int, default=2, metavar="N", help="HTTP clients (default: 2)")
@@ -41,10 +42,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, setup: Setup) -> Report:
+    return disturb(options, setup, CONTESTANTS, PEER, "echo")
+
+
+def disturb(
+    options: argparse.Namespace,
+    setup: Setup,
+    contestants: Sequence[Contestant],
+    peer: Contestant,
+    service: str,
+    *flags: str,
+) -> Report:
+    """The measurement, for any service.
+
+    Args:
+        options: What add_arguments offers.
+        setup: The machine.
+        contestants: Who may take part.
+        peer: The one of them to which the others are compared.
+        service: What they do, for the caption.
+        flags: Of the load generator.
+    """
     require_files(options.idle + options.connections, setup.file_limit)
-    chosen = choose(CONTESTANTS, options.contestants)
+    chosen = choose(contestants, options.contestants)
     loadgen, listing = LoadProgram("loadgen"), LoadProgram("listing")
-    arguments = ("-c", options.connections, "-s", options.bytes, "-w", WARMUP_SECONDS, "-d", options.seconds)
+    sizes = (*flags, "-c", options.connections, "-s", options.bytes, "-P", options.depth)
+    arguments = (*sizes, "-w", WARMUP_SECONDS, "-d", options.seconds)
     path = f"/v1/connections?limit={options.limit}"
 
     def measure(server: RunningServer) -> list[Sample]:
@@ -69,7 +92,7 @@ def run(options: argparse.Namespace, setup: Setup) -> Report:
 
     outcomes = take_turns(chosen, options.rounds, setup.cores, measure)
     caption = (
-        f"isolation: echo with {options.connections} connections while {options.listers} HTTP clients list "
+        f"isolation: {service} with {options.connections} connections while {options.listers} HTTP clients list "
         f"{options.limit} of {options.idle} more without pause,\n"
         f"median of {options.rounds} rounds of {options.seconds:g} s quiet and {options.seconds:g} s loaded"
     )
@@ -89,14 +112,14 @@ def run(options: argparse.Namespace, setup: Setup) -> Report:
             number(outcome.median("listings_per_s"), 1),
             number(ratio(rate, quiet_rate), 2),
             number(ratio(p99, quiet_p99), 1),
-            number(ratio(rate, median_of(outcomes, PEER.name, "loaded_msgs_per_s")), 2),
-            number(ratio(p99, median_of(outcomes, PEER.name, "loaded_p99_us")), 3),
+            number(ratio(rate, median_of(outcomes, peer.name, "loaded_msgs_per_s")), 2),
+            number(ratio(p99, median_of(outcomes, peer.name, "loaded_p99_us")), 3),
         )
         table.add(outcome, cells)
     report = Report(
         notes=[
             "rate kept, p99 grew: loaded against quiet, of the same server.",
-            f"rate x peer, p99 x peer: loaded, against {PEER.name} loaded.",
+            f"rate x peer, p99 x peer: loaded, against {peer.name} loaded.",
         ]
     )
     report.add(table, outcomes, connections=options.connections, idle=options.idle)

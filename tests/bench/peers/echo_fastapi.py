@@ -1,10 +1,11 @@
-"""Peer for the isolation measurement: what one writes without iocpd.
+"""Peer for the isolation measurements: what one writes without iocpd.
 
-An echo service on asyncio or uvloop and a FastAPI management API, in one process and on one loop.
+An echo service, or one that answers lines in upper case, on asyncio or uvloop and a FastAPI management API, in one
+process and on one loop.
 
-echo_fastapi.py TCP_PORT HTTP_PORT, with LOOP=asyncio or LOOP=uvloop in the environment. With MODEL=yes the listing
-declares its response model. Then FastAPI has pydantic write the JSON; without one, it walks the answer in Python, many
-times slower.
+echo_fastapi.py TCP_PORT HTTP_PORT, with LOOP=asyncio or LOOP=uvloop and SERVICE=echo or SERVICE=lines in the
+environment. With MODEL=yes the listing declares its response model. Then FastAPI has pydantic write the JSON; without
+one, it walks the answer in Python, many times slower.
 """
 
 import asyncio
@@ -37,11 +38,27 @@ class Echo(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.bytes_in += len(data)
+        self.send(data)
+
+    def send(self, data: bytes) -> None:
         self.bytes_out += len(data)
         self.transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         connections.pop(self.id, None)
+
+
+class Upper(Echo):
+    rest = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        if lines:
+            self.send(b"\n".join([self.on_message(line) for line in lines]) + b"\n")
+
+    def on_message(self, line: bytes) -> bytes:
+        return line.upper()
 
 
 class Item(BaseModel):
@@ -82,7 +99,8 @@ async def kick(connection_id: int) -> None:
 
 
 async def main(tcp_port: int, http_port: int) -> None:
-    await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", tcp_port, backlog=4096)
+    service = {"echo": Echo, "lines": Upper}[os.environ.get("SERVICE", "echo")]
+    await asyncio.get_running_loop().create_server(service, "127.0.0.1", tcp_port, backlog=4096)
     await uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=http_port, log_level="warning")).serve()
 
 
