@@ -222,15 +222,21 @@ static uint32_t receive_all(struct epoll_port *port, struct port_event *events, 
 
 /* ---- send ----------------------------------------------------------------------------------------------------------- */
 
+/* The plain call for one piece: the kernel then copies no header and no list. */
+static ssize_t send_slices(const struct port_socket *socket) {
+    if (socket->slice_count == 1) return send(socket->handle, socket->slices->iov_base, socket->slices->iov_len, MSG_NOSIGNAL);
+    struct msghdr message = {.msg_iov = (struct iovec *)socket->slices, .msg_iovlen = socket->slice_count};
+    return sendmsg(socket->handle, &message, MSG_NOSIGNAL);
+}
+
 static void send_once(struct epoll_port *port, struct port_socket *socket) {
     struct port_operation *send = &socket->send;
     if (send->flags & OPERATION_CANCEL) {
         finish(port, send, ECANCELED, 0);
         return;
     }
-    struct msghdr message = {.msg_iov = (struct iovec *)socket->slices, .msg_iovlen = socket->slice_count};
     ssize_t bytes;
-    do bytes = sendmsg(socket->handle, &message, MSG_NOSIGNAL);
+    do bytes = send_slices(socket);
     while (bytes < 0 && errno == EINTR);
     if (bytes >= 0) {
         finish(port, send, 0, (uint32_t)bytes);
