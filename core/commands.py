@@ -85,7 +85,9 @@ class Commands:
         """Begins to end a connection and returns at once; the future is done when it has left the table.
 
         What is queued is sent, then the farewell, then the end of the stream; the client then has until the timeout to
-        close its side. A kick of a connection that is being kicked already joins the first one.
+        close its side. What a service in Python has not answered yet is not waited for, also where the client has shut
+        its side already; one that is on its way out otherwise gets no farewell. A kick of a connection that is being
+        kicked already joins the first one.
 
         Args:
             id: The connection's.

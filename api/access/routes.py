@@ -62,7 +62,10 @@ async def create_key(
 async def revoke_key(
     request: Request, name: KeyName, context: ContextDep, caller: Annotated[Caller, needs("keys:write")]
 ) -> Response:
-    """Revokes a key: from the answer on no request is let in with it. The last one that can make keys stays."""
+    """Revokes a key: from the answer on no request is let in with it. The last one that can make keys stays.
+
+    A job that was begun with it goes on to its end, as it was allowed to begin; who has the scope can cancel it.
+    """
     with action(request, caller, "revoke key", name):
         await service.revoke_key(context.gate.keys, name)
     return Response(status_code=204)

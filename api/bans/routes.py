@@ -74,6 +74,9 @@ async def create_ban(
 
     The ban is on disk and in force when 201 is answered, and outlives a restart of the service. The connections get
     what is queued for them, the farewell and the end of the stream, and are reset if they have not left after 5 s.
+
+    Theirs is who is their `peer`. A ban that holds a balancer (`via`) refuses all that comes through it from then on;
+    clients who came through it before are not kicked, since a kick with `via` in mind would hit them all.
     """
     with action(request, caller, "ban", str(body.address)) as banning:
         farewell = checked(body.farewell.data, context.settings, "farewell") if body.farewell else b""

@@ -149,7 +149,7 @@ async def kick_connection(
     body: Annotated[KickBody | None, Body()] = None,
 ) -> Response:
     """Ends a connection: what is queued is sent, then the farewell, then end of file. 204 comes once it has left the
-    table.
+    table. What a service in Python has not answered yet is not waited for.
     """
     with action(request, caller, "kick", id) as kick:
         if query.farewell is not None and body is not None and body.farewell is not None:

@@ -425,6 +425,7 @@ void connection_drain(struct connection *connection, enum iocpd_reason reason, s
         touch(connection);
     } else if (connection->flags & CONNECTION_ANSWERS && !answers) {
         connection_answered(connection); /* whoever asks for this end does not wait for the service */
+        if (farewell) queue_payload(connection, farewell, NULL, true);             /* full or no memory: it ends without one */
         if (reason == IOCPD_SERVICE_ERROR) u32_store(&connection->reason, reason); /* what it took in is not answered */
     }
     if (deadline_ns && (connection->deadline_ns == 0 || deadline_ns < connection->deadline_ns))

@@ -28,7 +28,7 @@ from iocpd.core import (
     StartError,
 )
 from iocpd.core._native import lib
-from tests.support import ROOM, Client, connect, connection_of, eventually, exchange, port_of
+from tests.support import PATIENCE, ROOM, Client, connect, connection_of, eventually, exchange, port_of
 
 Start = Callable[..., Engine]
 
@@ -533,6 +533,22 @@ def test_a_drain_answers_what_was_taken_in_and_then_says_farewell(start: Start, 
         assert client.read_to_end() == b"one\ntwo\nfarewell\n"
         client.close()
         assert eventually(lambda: engine.closed())[0].reason == Reason.DRAINED
+
+
+def test_a_kick_does_not_wait_for_the_answers_to_a_client_that_has_closed(start: Start, gate: type[Gate]) -> None:
+    engine = start(python(gate))
+    with Client(port_of(engine)) as client:
+        id = connection_of(engine, client).id
+        client.send(b"one\ntwo\n")
+        eventually(lambda: stats(engine).messages_in == 2)
+        client.shut()
+        eventually(lambda: engine.connection(id).state == "draining")
+        kicked = engine.submit_kick(id, farewell=b"farewell\n")
+        assert client.read_to_end() == b"farewell\n"
+        record = kicked.result(PATIENCE)
+        assert record is not None
+        assert record.reason == Reason.CLIENT_CLOSED
+        gate.open.set()
 
 
 # --- timers -----------------------------------------------------------------------------------------------------------

@@ -372,6 +372,15 @@ def test_node_fits_the_terminal(server: Server, person: Person, columns: int) ->
 
 
 @on_a_terminal
+def test_node_warns_of_an_address_with_most_of_the_connections(server: Server, person: Person) -> None:
+    _peers = server.connect(100)  # and kept
+    with person.terminal("node", columns=100) as terminal:
+        assert terminal.end() == 0
+        (warning,) = [line for line in terminal.text.splitlines() if line.startswith("warning")]
+    assert "127.0.0.1 held 100 of them at " in warning
+
+
+@on_a_terminal
 def test_node_shows_the_threads_of_a_service_in_python(serve: Serve, tmp_path: Path) -> None:
     server = serve(tcp=("127.0.0.1:0/echo", "127.0.0.1:0/python:tests.integration.shouting:Shout?threads=2"))
     with Peer(server.ports[1]) as peer:

@@ -219,6 +219,23 @@ def test_a_cancelled_job_leaves_the_others_alone(server: Server) -> None:
         assert client.echoes(b"left alone") if client.address[1] in left else client.read_to_any_end() == b""
 
 
+def test_a_job_goes_on_when_its_key_is_revoked_and_another_can_cancel_it(serve: Serve, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    admin, bob = add_key(keys, "alice", role="admin"), add_key(keys, "bob", role="operator")
+    server = serve(keys_file=keys, key=admin)
+    _peers = server.connect(20)  # and kept
+    as_bob = {"authorization": f"Bearer {bob}"}
+    orders = [{"all": True, "rate_per_s": rate, "limit": most, "force": True} for rate, most in ((5, 4), (1, 10))]
+    first, second = (server.http.post("/v1/kicks", json=order, headers=as_bob) for order in orders)
+    assert (first.status_code, second.status_code) == (202, 202)
+    assert server.http.delete("/v1/keys/bob").status_code == 204
+    assert server.http.get("/v1/connections", headers=as_bob).status_code == 401
+    assert server.http.delete(second.headers["location"]).status_code == 204
+    report = ended(server, first.headers["location"])
+    assert (report["state"], report["kicked"] + report["already_gone"]) == ("done", 4)
+    assert ended(server, second.headers["location"])["state"] == "cancelled"
+
+
 def test_those_who_have_gone_before_their_turn_are_told_from_those_who_were_kicked(server: Server) -> None:
     clients = server.connect(6)
     where = begin(server, all=True, rate_per_s=1, force=True)

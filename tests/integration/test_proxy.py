@@ -101,6 +101,20 @@ def test_the_listener_is_given_in_a_file(serve: Serve, tmp_path: Path) -> None:
     client.close()
 
 
+def test_a_ban_of_the_balancer_keeps_new_clients_away_and_those_who_are_there_stay(serve: Serve) -> None:
+    server = serve(tcp=[BEHIND])
+    client = come(server)
+    ban = server.http.post("/v1/bans", json={"address": "127.0.0.1"}).json()
+    assert ban["kicked"] == 0
+    with Client(server.port) as other:
+        assert other.read_to_any_end() == b""
+    assert server.get("/v1/listeners")["items"][0]["refused_banned"] == 1
+    assert client.echoes(b"still here")
+    assert server.http.delete(f"/v1/bans/{ban['id']}").status_code == 204
+    come(server).close()
+    client.close()
+
+
 def test_an_address_with_most_of_the_connections_is_told_and_logged(server: Server) -> None:
     assert server.get("/v1/node")["dominant_address"] is None
     with watch(server.url, types="dominant_address") as stream:

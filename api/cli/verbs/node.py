@@ -65,6 +65,9 @@ def _facts(node: Node) -> Table:
         ("busy polling", f"{node.busy_poll_us} us before a worker sleeps" if node.busy_poll_us else "off", ""),
         ("connections", f"{count(node.connections)} of at most {count(node.limits.max_connections)}", ""),
     ]
+    if (dominant := node.dominant_address) is not None:
+        held = f"{dominant.network} held {count(dominant.connections)} of them at {clock(dominant.at)}"
+        rows.append(("warning", f"{held}: a balancer, or one client alone?", "yellow"))
     table = grid(["", ""], [False, False])
     table.show_header = False
     for name, text, style in rows:
