@@ -20,6 +20,7 @@ from iocpd.api.settings import Settings
 from iocpd.core import BackendUnavailable, Engine, EngineConfig, ListenerConfig, probe
 from tests.integration.leaks import Leaks
 from tests.integration.server import BACKENDS, OVERRIDE, Server
+from tests.integration.terminal import Person
 
 Serve = Callable[..., Server]
 
@@ -69,6 +70,18 @@ def serve(backend: str, tmp_path: Path) -> Iterator[Serve]:
 def server(serve: Serve) -> Server:
     """One with the settings that it has by itself."""
     return serve()
+
+
+@pytest.fixture
+def person(server: Server, tmp_path: Path) -> Person:
+    """Somebody for whom the server is the one that is asked."""
+    return Person(tmp_path / "home", IOCPD_URL=server.url)
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Person:
+    """Somebody who has set nothing."""
+    return Person(tmp_path / "home")
 
 
 class Api:

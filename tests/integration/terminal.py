@@ -16,11 +16,15 @@ from pathlib import Path
 from typing import Self
 from unittest import mock
 
+import pytest
+
 from iocpd.api.cli import main
-from tests.integration.server import SERVE, environment
+from tests.integration.server import OVERRIDE, SERVE, environment
 from tests.support import PATIENCE
 
 COMMAND = SERVE[:-1] if SERVE[-1] == "serve" else SERVE
+
+on_a_terminal = pytest.mark.skipif(sys.platform == "win32" or bool(OVERRIDE), reason="there is no pty")
 
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[=>()][0-9A-B]?)")
 
