@@ -3,7 +3,7 @@
 
 #include "internal.h"
 
-enum { EVICT_SLICE = 256 }; /* connections that one turn drains or cancels */
+enum { EVICT_SLICE = 32 }; /* connections that one turn drains or cancels */
 
 static void phase_set(struct iocpd_engine *engine, enum iocpd_phase phase) {
     u32_store_release(&engine->drain.phase, phase);

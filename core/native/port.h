@@ -15,7 +15,8 @@
  *  6. `post` is for any thread: POST_WAKE ends a wait early (posts may collapse into one event), POST_EXIT is the exit
  *     completion and is delivered exactly once for each post. Payload never travels through the port: it is in the
  *     worker's own queue, and the post is only the wake.
- *  7. Events are taken in batches; a socket gets a bounded number of events in each, so none starves another.
+ *  7. Events are taken in batches; a socket gets a bounded number of events in each, so none starves another, and a listener
+ *     PORT_ACCEPTS_MAX, so that a flood of clients holds up nobody who is here.
  */
 #ifndef IOCPD_PORT_H
 #define IOCPD_PORT_H
@@ -26,7 +27,7 @@
 enum {
     PORT_SLICES_MAX = 64,  /* segments in one send; more than 1,024 fail on Windows */
     PORT_EVENTS_MAX = 256, /* events in one batch */
-    PORT_ACCEPTS_MAX = 32, /* AcceptEx calls that are outstanding on each listener */
+    PORT_ACCEPTS_MAX = 32, /* connections of a listener in one batch; AcceptEx calls that are outstanding on it */
     PORT_LISTENERS_MAX = 64,
 };
 
@@ -88,6 +89,7 @@ struct port_listener {
     int family; /* AF_INET, AF_INET6: an accept socket has its listener's family */
     struct port_operation accept;
     void *driver_data; /* the driver's, for example its pool of posted accepts */
+    uint32_t accepts;  /* the driver's: those that its kernel has */
     void *context;     /* the engine's */
 };
 

@@ -354,6 +354,7 @@ static uint32_t epoll_port_wait(struct port *base, struct port_event *events, ui
         } else if (key & 1) {
             struct port_listener *listener = (struct port_listener *)(uintptr_t)(key & ~(uint64_t)1);
             uint32_t share = (capacity - count) / 2; /* the rest is told again */
+            if (share > PORT_ACCEPTS_MAX) share = PORT_ACCEPTS_MAX;
             if (listener->accept.state == WAITING) count += accept_some(port, listener, events + count, share);
         } else {
             socket_edge(port, told[i].data.ptr, told[i].events);

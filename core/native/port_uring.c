@@ -296,16 +296,28 @@ static int uring_port_send(struct port *base, struct port_socket *socket) {
     return 0;
 }
 
+/* One of those that the kernel has, PORT_ACCEPTS_MAX at most, as on Windows. A multishot accept would bring all that wait at
+ * once, and the bytes of those who are here would stand behind them in the queue. */
 static bool accept_arm(struct uring_port *port, struct port_listener *listener) {
     struct io_uring_sqe *entry = ring_entry(port);
     if (!entry) return false;
     entry->opcode = IORING_OP_ACCEPT;
     entry->fd = listener->handle;
-    entry->ioprio = IORING_ACCEPT_MULTISHOT;
     entry->accept_flags = SOCK_CLOEXEC;
     entry->user_data = tagged(&listener->accept, TAG_ACCEPT);
+    listener->accepts++;
     listener->accept.state = ARMED;
     return true;
+}
+
+static void accept_pause(struct uring_port *port, struct port_listener *listener) {
+    listener->accept.state = PAUSED;
+    listeners_retry(&port->listeners, listener);
+}
+
+static void accept_fill(struct uring_port *port, struct port_listener *listener) {
+    while (listener->accepts < PORT_ACCEPTS_MAX && accept_arm(port, listener)) {}
+    if (!listener->accepts) accept_pause(port, listener);
 }
 
 static int uring_port_accept(struct port *base, struct port_listener *listener) {
@@ -317,6 +329,7 @@ static int uring_port_accept(struct port *base, struct port_listener *listener) 
     port_begin(base, &listener->accept);
     listener->accept.kind = OPERATION_ACCEPT;
     listener->accept.flags = 0;
+    accept_fill(uring_port(base), listener);
     return 0;
 }
 
@@ -337,6 +350,7 @@ static bool cancel_submit(struct uring_port *port, struct port_operation *operat
     entry->opcode = IORING_OP_ASYNC_CANCEL;
     entry->fd = -1;
     entry->addr = tagged(operation, tags[operation->kind]);
+    if (operation->kind == OPERATION_ACCEPT) entry->cancel_flags = IORING_ASYNC_CANCEL_ALL;
     entry->user_data = TAG_NOTHING; /* its own result says nothing that the operation's final completion does not */
     return true;
 }
@@ -344,7 +358,7 @@ static bool cancel_submit(struct uring_port *port, struct port_operation *operat
 static void cancel(struct uring_port *port, struct port_operation *operation) {
     if (!operation->outstanding || operation->state == FINISHED || operation->flags & OPERATION_CANCEL) return;
     operation->flags |= OPERATION_CANCEL;
-    /* STARVED and PAUSED operations are looked at by the next wait. */
+    /* STARVED operations are looked at by the next wait. */
     if (operation->state == ARMED && !cancel_submit(port, operation)) list_push(&port->cancels, operation);
 }
 
@@ -361,8 +375,12 @@ static void uring_port_send_cancel(struct port *base, struct port_socket *socket
 static void uring_port_accept_cancel(struct port *base, struct port_listener *listener) {
     port_assert_owner(base);
     struct uring_port *port = uring_port(base);
-    cancel(port, &listener->accept);
-    if (listeners_remove(&port->listeners, listener)) finish(port, &listener->accept, ECANCELED);
+    struct port_operation *accept = &listener->accept;
+    if (!accept->outstanding || accept->state == FINISHED || accept->flags & OPERATION_CANCEL) return;
+    accept->flags |= OPERATION_CANCEL;
+    listeners_remove(&port->listeners, listener);
+    if (!listener->accepts) finish(port, accept, ECANCELED);
+    else if (!cancel_submit(port, accept)) accept_pause(port, listener);
 }
 
 /* ---- completions ---------------------------------------------------------------------------------------------------- */
@@ -425,27 +443,22 @@ static bool complete_send(struct uring_port *port, struct port_operation *send, 
 static bool complete_accept(struct uring_port *port, struct port_operation *accept, const struct io_uring_cqe *cqe,
                             struct port_event *event) {
     struct port_listener *listener = CONTAINER_OF(accept, struct port_listener, accept);
-    bool more = cqe->flags & IORING_CQE_F_MORE, cancelled = accept->flags & OPERATION_CANCEL;
-    if (cqe->res == -ECANCELED && cancelled && !more) {
-        *event = (struct port_event){.kind = PORT_ACCEPTED,
-                                     .final = true,
-                                     .error = PORT_CANCELLED,
-                                     .os_error = ECANCELED,
-                                     .listener = listener,
-                                     .accepted = SOCKET_NONE};
-        end(port, accept);
-        return true;
-    }
+    bool cancelled = accept->flags & OPERATION_CANCEL, paused = accept->state == PAUSED;
+    listener->accepts--;
     linux_accepted(event, listener, cqe->res, cqe->res < 0 ? -cqe->res : 0);
-    if (event->error == PORT_NO_RESOURCES) u64_bump(&port->base.counters.accept_errors, 1);
-    if (more) return true;
+    bool no_resources = event->error == PORT_NO_RESOURCES;
+    /* What is true of all of them is told once, and the cancel with the final event. */
+    bool told = !(cancelled && cqe->res == -ECANCELED) && !(paused && no_resources);
+    if (no_resources && told) u64_bump(&port->base.counters.accept_errors, 1);
     if (cancelled) {
+        if (listener->accepts) return told;
+        listeners_remove(&port->listeners, listener);
         finish(port, accept, ECANCELED);
-    } else if (event->error == PORT_NO_RESOURCES || !accept_arm(port, listener)) {
-        accept->state = PAUSED;
-        listeners_retry(&port->listeners, listener);
+    } else if (!paused) {
+        if (no_resources) accept_pause(port, listener);
+        else accept_fill(port, listener);
     }
-    return true;
+    return told;
 }
 
 static uint32_t reap(struct uring_port *port, struct port_event *events, uint32_t capacity) {
@@ -493,8 +506,10 @@ static void resume(struct uring_port *port) {
         struct port_operation *operation = list_pop(&port->cancels);
         if (!cancel_submit(port, operation)) list_push(&port->cancels, operation);
     }
-    for (struct port_listener *listener; (listener = listeners_due(&port->listeners));)
-        if (!accept_arm(port, listener)) listeners_retry(&port->listeners, listener);
+    for (struct port_listener *listener; (listener = listeners_due(&port->listeners));) {
+        bool cancelled = listener->accept.flags & OPERATION_CANCEL;
+        if (!(cancelled ? cancel_submit(port, &listener->accept) : accept_arm(port, listener))) accept_pause(port, listener);
+    }
 }
 
 static uint32_t deliver_ready(struct uring_port *port, struct port_event *events, uint32_t capacity) {

@@ -4,7 +4,8 @@
 #include "internal.h"
 
 enum {
-    MESSAGES_PER_TURN = 512,
+    MESSAGES_PER_TURN = 32, /* each may be a send or an end, and those who are ready wait for them */
+    TIMERS_PER_TURN = 32,   /* likewise */
     GATHERS_KEPT = 64,
     LIMITS_SLICE = 512,
 };
@@ -239,6 +240,15 @@ static void event_do(struct worker *worker, const struct port_event *event) {
     }
 }
 
+/* What is left is due when the port asks for how long to wait. */
+static void timers_turn(struct worker *worker) {
+    for (int i = 0; i < TIMERS_PER_TURN; i++) {
+        struct connection *connection = timers_due(&worker->timers, worker->now_ns);
+        if (!connection) return;
+        connection_timer(connection);
+    }
+}
+
 static void relay_turn(struct worker *worker) {
     struct iocpd_engine *engine = worker->engine;
     u32_exchange(&engine->relay_blocked, 1); /* before the look: whoever makes them fewer after it wakes us */
@@ -291,7 +301,7 @@ void worker_turn(struct worker *worker) {
     struct port_event events[PORT_EVENTS_MAX];
     u64_bump(&worker->turns, 1);
     if (u32_load(&worker->attention)) u32_exchange(&worker->attention, 0); /* before looking at what it may be for */
-    for (struct connection *connection; (connection = timers_due(&worker->timers, worker->now_ns));) connection_timer(connection);
+    timers_turn(worker);
     inbox_turn(worker);
     int64_t drain_ns = drain_turn(worker), accept_ns = worker->number == 0 ? engine_accept_turn(worker->engine) : -1;
     bool busy = fanout_turn(worker);

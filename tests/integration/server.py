@@ -57,7 +57,10 @@ def run(
 
 
 class Server:
-    """An `iocpd serve` that is ready. Settings are given by their names: `Server(state, idle_timeout="1s")`."""
+    """An `iocpd serve` that is ready. Settings are given by their names: `Server(state, idle_timeout="1s")`.
+
+    before: a command that runs another one, such as `prlimit --nofile=100`.
+    """
 
     def __init__(
         self,
@@ -67,11 +70,12 @@ class Server:
         tcp: Sequence[str] = ("127.0.0.1:0/echo",),
         arguments: Sequence[str] = (),
         key: str | None = None,
+        before: Sequence[str] = (),
         **settings: object,
     ) -> None:
         self.leaks = Leaks()
         self._state = state
-        command = [*SERVE, "--http", "127.0.0.1:0", "--backend", backend, *arguments]
+        command = [*before, *SERVE, "--http", "127.0.0.1:0", "--backend", backend, *arguments]
         for listener in tcp:
             command += ["--tcp", listener]
         extra = {f"IOCPD_{name.upper()}": str(value) for name, value in settings.items()}

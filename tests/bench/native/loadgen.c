@@ -20,7 +20,6 @@
 #include <sys/epoll.h>
 
 enum { PATTERN_BYTES = 1 << 18, CHUNK_BYTES = 1 << 16, EVENTS_MAX = 512, POLL_MS = 20, DRAIN_S = 5 };
-enum { BUCKETS_PER_OCTAVE = 32, BUCKETS = 64 * BUCKETS_PER_OCTAVE };
 
 struct connection {
     int fd;               /* -1 once it has failed */
@@ -37,8 +36,8 @@ static struct {
 } option = {.port = 9000, .connections = 50, .bytes = 64, .depth = 1, .warmup_s = 0.5, .window_s = 2};
 
 static struct {
-    uint64_t messages, max_ns, mismatches, errors;
-    uint64_t histogram[BUCKETS];
+    struct histogram times;
+    uint64_t mismatches, errors;
 } result;
 
 /* What is sent, and what comes back. One chunk longer than the period, so that a chunk is contiguous wherever it begins. */
@@ -63,28 +62,6 @@ static void pattern_make(void) {
 }
 
 static size_t place(const struct connection *c, uint64_t offset) { return (c->start + offset) % period; }
-
-/* Buckets that grow with their value: 32 to each power of two, so a percentile is right within 3 %. */
-static unsigned bucket_of(uint64_t ns) {
-    if (ns < BUCKETS_PER_OCTAVE) return (unsigned)ns;
-    int exponent = 63 - __builtin_clzll(ns);
-    return (unsigned)(exponent - 4) * BUCKETS_PER_OCTAVE + ((ns >> (exponent - 5)) & (BUCKETS_PER_OCTAVE - 1));
-}
-
-static uint64_t bucket_ns(unsigned bucket) {
-    if (bucket < BUCKETS_PER_OCTAVE) return bucket;
-    unsigned exponent = bucket / BUCKETS_PER_OCTAVE + 4;
-    return (uint64_t)(BUCKETS_PER_OCTAVE + bucket % BUCKETS_PER_OCTAVE) << (exponent - 5);
-}
-
-static double percentile_us(double share) {
-    uint64_t seen = 0;
-    for (unsigned b = 0; b < BUCKETS; b++) {
-        seen += result.histogram[b];
-        if (result.messages && (double)seen >= share * (double)result.messages) return (double)bucket_ns(b) / 1e3;
-    }
-    return 0;
-}
 
 static void connection_open(struct connection *c, int number) {
     c->fd = dial(option.port);
@@ -124,12 +101,8 @@ static void connection_fill(struct connection *c) {
 
 static void count_messages(const struct connection *c, uint64_t before, uint64_t after) {
     uint64_t now = now_ns();
-    for (uint64_t m = before; m < after; m++) {
-        uint64_t ns = now - c->sent_at_ns[m % (uint64_t)option.depth];
-        result.histogram[bucket_of(ns)]++;
-        if (ns > result.max_ns) result.max_ns = ns;
-    }
-    result.messages += after - before;
+    for (uint64_t m = before; m < after; m++)
+        histogram_add(&result.times, now - c->sent_at_ns[m % (uint64_t)option.depth]);
 }
 
 /* Receives all that has come: a read that does not fill the buffer was the last. */
@@ -223,8 +196,8 @@ int main(int argc, char **argv) {
            "\"max_us\": %.1f, "
            "\"server_cpu_s\": %.2f, \"load_cpu_s\": %.2f, \"seconds\": %.3f, "
            "\"mismatches\": %llu, \"errors\": %llu, \"lost_bytes\": %llu}\n",
-           (double)result.messages / seconds, percentile_us(.5), percentile_us(.9), percentile_us(.99),
-           percentile_us(.999), (double)result.max_ns / 1e3, server_cpu_s, load_cpu_s, seconds,
+           (double)result.times.count / seconds, percentile_us(&result.times, .5), percentile_us(&result.times, .9),
+           percentile_us(&result.times, .99), percentile_us(&result.times, .999), (double)result.times.max_ns / 1e3, server_cpu_s, load_cpu_s, seconds,
            (unsigned long long)result.mismatches, (unsigned long long)result.errors,
            (unsigned long long)in_flight_bytes(connections));
     return 0;

@@ -82,6 +82,26 @@ static void accepts_are_refilled_beyond_the_pool(struct rig *rig) {
     for (int i = 0; i < CLIENTS; i++) client_close(clients[i]);
 }
 
+static void flood_of_clients_comes_in_small_batches(struct rig *rig) {
+    enum { CLIENTS = 6 * PORT_ACCEPTS_MAX };
+    socket_t clients[CLIENTS], talker;
+    struct connection *connection = rig_connect(rig, &talker);
+    rig_receive(rig, connection);
+    for (int i = 0; i < CLIENTS; i++) clients[i] = client_open(&rig->at[0], 4);
+    client_send(talker, "!", 1);
+    uint32_t before = rig->accepted_count, most = 0;
+    while (rig->accepted_count < before + CLIENTS) {
+        uint32_t accepted = rig->accepted_count;
+        rig_turn(rig, 20000000);
+        if (rig->accepted_count - accepted > most) most = rig->accepted_count - accepted;
+        /* Who is here waits for one batch of them at most, and for the one that is on its way. */
+        if (rig->accepted_count > before + 2 * PORT_ACCEPTS_MAX) CHECK(connection->byte_count == 1);
+    }
+    CHECK(most <= PORT_ACCEPTS_MAX);
+    for (int i = 0; i < CLIENTS; i++) client_close(clients[i]);
+    client_close(talker);
+}
+
 static void client_that_resets_before_accept_does_not_shrink_the_pool(struct rig *rig) {
     enum { GONE = 3 * PORT_ACCEPTS_MAX, GOOD = PORT_ACCEPTS_MAX + 8 };
     socket_t good[GOOD];
@@ -355,6 +375,7 @@ const struct test accept_tests[] = {
     TEST(dual_stack_accept_has_both_families_with_mapped_addresses),
     TEST(accepted_connection_has_no_delay),
     TEST(accepts_are_refilled_beyond_the_pool),
+    TEST(flood_of_clients_comes_in_small_batches),
     TEST(client_that_resets_before_accept_does_not_shrink_the_pool),
     TEST(silent_client_does_not_hold_up_others),
     TEST(two_listeners_are_told_apart),
