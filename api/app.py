@@ -11,6 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from prometheus_client import ProcessCollector
 from pydantic import BaseModel
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -104,6 +105,7 @@ def create_app(
         # there.
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,  # see _Document
         generate_unique_id_function=_operation_id,
         redirect_slashes=False,
     )
@@ -140,7 +142,21 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     app.add_exception_handler(EngineError, _answer_engine_error)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.add_route("/openapi.json", _Document(app).answer, include_in_schema=False)
     return app
+
+
+class _Document:
+    """The contract, made once: as it needs no key, anybody may ask for it again and again."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._text = b""
+
+    async def answer(self, request: Request) -> Response:
+        if not self._text:
+            self._text = to_json(self._app.openapi())
+        return Response(self._text, media_type="application/json")
 
 
 def _operation_id(route: APIRoute) -> str:

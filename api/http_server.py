@@ -1,9 +1,13 @@
 """The HTTP side of the process: its listening socket, and uvicorn with bounds on what a client may do before it is
 understood.
 
-uvicorn leaves three things open that an API which shares its process with the service must not: a connection that never
-sends a request, headers without an end, and any number of connections. `BoundedProtocol` closes them, in problem
-details where an answer is possible.
+uvicorn leaves four things open that an API which shares its process with the service must not: a connection that never
+sends a request, headers without an end, answers that are never read, and any number of connections. `BoundedProtocol`
+closes them, in problem details where an answer is possible.
+
+Clients that only hold connections keep nobody out: above the bound, the one that has waited longest without a request
+gives its place to the one that comes. Only while all are being answered, others are told that there are too many; a
+probe is answered even then.
 """
 
 import asyncio
@@ -14,7 +18,7 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import uvicorn
 from pydantic_core import to_json
@@ -29,12 +33,15 @@ from iocpd.api.settings import HttpAddress, Settings
 HEADERS_SECONDS = 10.0
 """A request's headers must be complete this long after the connection, or after the first byte of a later request."""
 HEADERS_BYTES = 32 * 1024
+ANSWER_SECONDS = 30.0
+"""A client that does not read its answer, or reads it slower than some 2 kB/s, is cut off."""
 STOP_SECONDS = 2
 """How long an answer that is on its way may hold up the end of the process."""
 
 _BACKLOG = 1024
 # Beyond the limit so many more connections are told so; the next ones are cut without a word.
 _TOLD = 64
+_PROBES = (b"/livez", b"/readyz", b"/startupz")
 
 
 class ListenFailure(Exception):
@@ -90,6 +97,7 @@ class HttpServer(uvicorn.Server):
         class Protocol(BoundedProtocol):
             connection_limit = settings.http_connections
             request_metrics = metrics
+            waiting: ClassVar[dict[BoundedProtocol, None]] = {}
 
         super().__init__(
             uvicorn.Config(
@@ -126,13 +134,19 @@ class BoundedProtocol(HttpToolsProtocol):
 
     connection_limit: int
     request_metrics: RequestMetrics
+    waiting: ClassVar[dict["BoundedProtocol", None]]
+    """Those without a request that is being answered; the one that has waited longest comes first."""
 
     _headers_timer: asyncio.TimerHandle | None = None
+    _answer_timer: asyncio.TimerHandle | None = None
     _in_headers = False
     _header_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.connection_limit:
+            self._make_room()
+        self.waiting[self] = None
         if len(self.connections) > self.connection_limit + _TOLD:
             # On Windows select() takes 512 sockets and no more, so this bound must hold whatever clients do.
             self.request_metrics.note_refused("too_many")
@@ -142,6 +156,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._stop_answer_timer()
+        self.waiting.pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -161,16 +177,30 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_headers = False
         self._disarm()
+        self.waiting.pop(self, None)
         served = self.app
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEADERS_BYTES:
             self.request_metrics.note_refused("headers_too_large")
             self.app = _answer(_headers_too_large())
-        elif len(self.connections) > self.connection_limit:
+        elif len(self.connections) > self.connection_limit and self.url.partition(b"?")[0] not in _PROBES:
             self.request_metrics.note_refused("too_many")
             detail = f"the API serves at most {self.connection_limit} HTTP connections at once"
             self.app = _answer(Problem(problems.TOO_MANY_REQUESTS_AT_ONCE, detail))
         super().on_headers_complete()
         self.app = served
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete:  # otherwise the next request has come already
+            self.waiting[self] = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._answer_timer = self.loop.call_later(ANSWER_SECONDS, self._answer_late)
+
+    def resume_writing(self) -> None:
+        self._stop_answer_timer()
+        super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
         """What arrived is not HTTP."""
@@ -197,6 +227,25 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse("headers_timeout", Problem(problems.REQUEST_TIMEOUT, detail))
         else:
             self.transport.close()
+
+    def _make_room(self) -> None:
+        """Cuts off the one that has waited longest; nobody, while all are being answered."""
+        longest = next(iter(self.waiting), None)
+        if longest is not None:
+            self.request_metrics.note_refused("displaced")
+            del self.waiting[longest]
+            self.connections.discard(longest)  # now, and not when its end is told
+            longest.transport.abort()
+
+    def _answer_late(self) -> None:
+        self._answer_timer = None
+        self.request_metrics.note_refused("answer_timeout")
+        self.transport.abort()
+
+    def _stop_answer_timer(self) -> None:
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
 
     def _refuse(self, reason: str, problem: Problem) -> None:
         self.request_metrics.note_refused(reason)

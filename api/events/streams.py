@@ -1,26 +1,28 @@
 """Streams of events, and what bounds them.
 
 The engine writes its events into a ring for each worker, which costs it the same whether somebody watches or nobody
-does. A ring is read here, by each stream for itself, while there are streams and at no other time; and no more often
-than each POLL_SECONDS, for at most BATCH events. So a watcher costs the data path nothing and the API a bounded part of
-its thread.
+does. The rings are read here while there are streams and at no other time, no more often than each POLL_SECONDS, for at
+most BATCH events. All streams wake at the same time, and those that stand at the same place share what was read there,
+and its text. So watchers cost the data path nothing, and the API a bounded part of its thread, however many they are.
 
 Nothing is kept for a watcher that does not read: its connection takes no more, so its stream is not asked for the next
-event, and the rings go on turning. When it reads again, it is told how many events it has missed.
+event, and the rings go on turning. When it reads again, it is told how many events it has missed. The HTTP server cuts
+it off if it has not read for long (ANSWER_SECONDS), so that its place is free; Last-Event-ID brings it back.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
-from fastapi.sse import ServerSentEvent
+from fastapi.sse import format_sse_event
 from pydantic_core import to_json
 
 from iocpd.api import problems
 from iocpd.api.events.rows import event_row
 from iocpd.api.identity import Instance
 from iocpd.api.problems import Problem
-from iocpd.core import ConfigurationError, Engine, EventPosition
+from iocpd.core import ConfigurationError, Engine, Event, EventPosition
 
 STREAMS = 64
 """As many may be open at a time."""
@@ -34,12 +36,32 @@ RETRY_MS = 1000
 """How long a browser waits before it connects again."""
 
 
+class _Told(NamedTuple):
+    """An event as it goes out, and what a stream may ask for."""
+
+    kind: str
+    listener: int | None
+    text: bytes
+
+
+class _Batch(NamedTuple):
+    """What came after a place."""
+
+    events: list[_Told]
+    position: EventPosition
+    missed: int
+
+
 class EventStreams:
     """The open streams of one run, counted. For the event loop's thread alone; the counts may be read in any."""
 
     def __init__(self, engine: Engine, instance: Instance) -> None:
         self._engine = engine
         self._instance = instance
+        self._prefix = instance.name + "."
+        self._round = 0.0
+        self._batches: dict[EventPosition, _Batch] = {}
+        """Those that were read in this round, by the place before them."""
         self.open = 0
         self.sent = 0
         """Events that were sent to somebody, since the start."""
@@ -85,14 +107,14 @@ class EventStreams:
         types: frozenset[str],
         listener: int | None,
         allowed: Callable[[], bool],
-    ) -> AsyncIterator[ServerSentEvent]:
-        """The events after `position`, until the engine has stopped or `allowed`, asked each CHECK_SECONDS, says no."""
+    ) -> AsyncIterator[bytes]:
+        """The text of the events after `position`, several in a piece, until the engine has stopped or `allowed`, asked
+        each CHECK_SECONDS, says no."""
         clock = asyncio.get_running_loop().time
-        prefix = self._instance.name + "."
         # At once: so that the other side has the headers and an id, even if nothing ever happens.
-        yield ServerSentEvent(comment="events", id=f"{prefix}{position}", retry=RETRY_MS)
+        yield format_sse_event(comment="events", id=f"{self._prefix}{position}", retry=RETRY_MS)
         if foreign:
-            yield ServerSentEvent(event="missed", data={"missed": None})
+            yield _missed("null")
         marked_at = checked_at = clock()
         while True:
             if clock() - checked_at > CHECK_SECONDS:
@@ -100,25 +122,43 @@ class EventStreams:
                 if not allowed():
                     return
             running = self._engine.running  # asked before its last events are read
-            batch = self._engine.events(position, limit=BATCH)
+            batch = self._read(position, clock() // POLL_SECONDS)
+            position = batch.position
             if batch.missed:
                 self.missed += batch.missed
-                yield ServerSentEvent(event="missed", data={"missed": batch.missed})
-            for event in batch.events:
-                if event.kind in types and (listener is None or event.listener == listener):
-                    # JSON has no line ends of its own, so no text of an operator or a client can be a line here.
-                    data = to_json(event_row(event, self._instance)).decode()
-                    self.sent += 1
-                    yield ServerSentEvent(event=event.kind, raw_data=data, id=f"{prefix}{event.position}")
-                    marked_at = clock()
-            position = batch.position
+                yield _missed(str(batch.missed))
+            wanted = [
+                event.text for event in batch.events if event.kind in types and listener in (None, event.listener)
+            ]
+            if wanted:
+                self.sent += len(wanted)
+                yield b"".join(wanted)
+                marked_at = clock()
             if not batch.events:
                 if not running:
                     return
                 if clock() - marked_at > MARK_SECONDS:
                     marked_at = clock()
-                    yield ServerSentEvent(comment="mark", id=f"{prefix}{position}")
-            await asyncio.sleep(POLL_SECONDS)
+                    yield format_sse_event(comment="mark", id=f"{self._prefix}{position}")
+            await asyncio.sleep(POLL_SECONDS - clock() % POLL_SECONDS)
+
+    def _read(self, position: EventPosition, round: float) -> _Batch:
+        if round != self._round:
+            self._round, self._batches = round, {}
+        if (batch := self._batches.get(position)) is None:
+            read = self._engine.events(position, limit=BATCH)
+            told = [_Told(event.kind, event.listener, self._text(event)) for event in read.events]
+            batch = self._batches[position] = _Batch(told, read.position, read.missed)
+        return batch
+
+    def _text(self, event: Event) -> bytes:
+        # JSON has no line ends of its own, so no text of an operator or a client can be a line here.
+        data = to_json(event_row(event, self._instance)).decode()
+        return format_sse_event(event=event.kind, data_str=data, id=f"{self._prefix}{event.position}")
+
+
+def _missed(count: str) -> bytes:
+    return format_sse_event(event="missed", data_str=f'{{"missed":{count}}}')
 
 
 def _malformed(last_event_id: str) -> Problem:

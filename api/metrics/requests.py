@@ -26,7 +26,7 @@ class RequestMetrics:
         )
         self._refused = Counter(
             "iocpd_http_refused_connections",
-            "HTTP connections that were refused or cut before a request was understood.",
+            "HTTP connections that were refused or cut off.",
             ["reason"],
             registry=self.registry,
         )
@@ -57,5 +57,9 @@ class RequestMetrics:
         self._replayed.inc()
 
     def note_refused(self, reason: str) -> None:
-        """One HTTP connection was refused: too_many, not_http, headers_too_large, headers_timeout."""
+        """One HTTP connection was refused or cut off.
+
+        reason: too_many; displaced (by a new one, as it had no request); not_http, headers_too_large, headers_timeout;
+        answer_timeout (the client does not read).
+        """
         self._refused.labels(reason).inc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 import time
@@ -17,13 +18,14 @@ from iocpd.api.http_server import HttpServer, ListenFailure, listen
 from iocpd.api.metrics.requests import RequestMetrics
 from iocpd.api.settings import HttpAddress, Settings
 from iocpd.core import Engine
-from tests.support import PATIENCE
+from tests.support import PATIENCE, eventually
 
 
 @pytest.fixture
 def port(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The API in a thread of this process, with short bounds on time."""
     monkeypatch.setattr(http_server, "HEADERS_SECONDS", 0.4)
+    monkeypatch.setattr(http_server, "ANSWER_SECONDS", 0.4)
     monkeypatch.setattr(middleware, "BODY_SECONDS", 0.4)
     settings = Settings(http_keep_alive=1)
     metrics = RequestMetrics()
@@ -96,6 +98,41 @@ def test_a_body_that_never_ends_is_cut_off(port: int) -> None:
     assert received.startswith(b"HTTP/1.1 408 ")
     assert b"application/problem+json" in received
     assert 0.3 < seconds < 3
+
+
+def test_a_client_that_does_not_read_its_answers_is_cut_off(port: int) -> None:
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(PATIENCE)
+        client.connect(("127.0.0.1", port))
+        client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 100)
+        eventually(lambda: 'refused_connections_total{reason="answer_timeout"} 1.0' in metrics(port))
+        received, answers = 0, 0
+        with contextlib.suppress(ConnectionResetError):
+            while data := client.recv(1 << 20):
+                received += len(data)
+                answers += data.count(b"HTTP/1.1 200")
+        assert received > 0
+        assert answers < 100
+
+
+def test_a_client_that_reads_late_has_its_answers_whole(port: int) -> None:
+    requests, mark = 60, b'"openapi":'
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as client:
+        client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * requests)
+        received, found = b"", 0
+        while found < requests:
+            if found % 20 == 0:
+                time.sleep(0.2)  # late again and again, and not too late
+            data = client.recv(1 << 20)
+            assert data, f"cut off after {found} answers"
+            found += (received + data).count(mark)
+            received = data[-len(mark) + 1 :]
+    assert "answer_timeout" not in metrics(port)
+
+
+def metrics(port: int) -> str:
+    return httpx.get(f"http://127.0.0.1:{port}/metrics").text
 
 
 def test_a_client_that_asks_before_it_sends_too_much_is_told_at_once(port: int) -> None:

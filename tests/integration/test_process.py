@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -14,6 +15,7 @@ import pytest
 
 from tests.integration.conftest import Serve
 from tests.integration.server import SERVE, Server, environment, run
+from tests.integration.sse import watch
 from tests.support import PATIENCE, Client, eventually, exchange
 
 QUIET = ("--http", "127.0.0.1:0", "--tcp", "127.0.0.1:0")
@@ -226,26 +228,40 @@ def test_more_http_connections_than_allowed_are_told_so_and_the_service_goes_on(
     server = serve(http_connections=5)
     client = server.connect()[0]
     server.http.close()
-    held = [httpx.Client(base_url=server.url) for _ in range(5)]
-    statuses = [each.get("/livez").status_code for each in held]
-    with httpx.Client(base_url=server.url) as one_more:
-        answer = one_more.get("/livez")
-    assert statuses == [200] * 5
-    assert (answer.status_code, answer.json()["code"]) == (503, "too_many_http_connections")
-    flood = [socket.create_connection(("127.0.0.1", server.http_port)) for _ in range(200)]
-    assert client.echoes(b"untouched")
-    for each in held:
-        each.close()
-    for connection in flood:
-        connection.close()
+    with contextlib.ExitStack() as stack:
+        watching = [stack.enter_context(watch(server.url)) for _ in range(5)]
+        answer = httpx.get(server.url + "/v1/node")
+        assert (answer.status_code, answer.json()["code"]) == (503, "too_many_http_connections")
+        assert [httpx.get(server.url + path).status_code for path in ("/livez", "/readyz", "/startupz")] == [200] * 3
+        flood = [stack.enter_context(socket.create_connection(("127.0.0.1", server.http_port))) for _ in range(200)]
+        assert client.echoes(b"untouched")
+        assert httpx.get(server.url + "/livez").status_code == 200
+        assert len(watching) + len(flood) == 205  # all of them until here
 
     def answers_again() -> bool:
         try:
-            return httpx.get(server.url + "/livez").status_code == 200
+            return httpx.get(server.url + "/v1/node").status_code == 200
         except httpx.TransportError:  # still cutting off the flood
             return False
 
     eventually(answers_again)
+
+
+def test_http_connections_without_a_request_make_room_for_those_who_come(serve: Serve) -> None:
+    server = serve(http_connections=5)
+    used = [httpx.Client(base_url=server.url, trust_env=False) for _ in range(2)]
+    assert [each.get("/livez").status_code for each in used] == [200, 200]
+    silent = [socket.create_connection(("127.0.0.1", server.http_port), timeout=PATIENCE) for _ in range(20)]
+    silent[-1].sendall(b"GET /v1/node HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+    # The longest waits first: of the last five, one gives its place to this client.
+    assert httpx.get(server.url + "/v1/node").status_code == 200
+    assert [each.recv(1) for each in silent[:15]] == [b""] * 15
+    silent[-1].sendall(b"\r\n")
+    assert silent[-1].recv(12) == b"HTTP/1.1 200"
+    assert [each.get("/livez").status_code for each in used] == [200, 200]  # on new connections
+    assert 'iocpd_http_refused_connections_total{reason="displaced"}' in httpx.get(server.url + "/metrics").text
+    for each in (*silent, *used):
+        each.close()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Linux keeps the limit on open files low")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from fastapi.sse import ServerSentEvent
 
 from iocpd.api.events import streams
 from iocpd.api.events.schemas import EventsQuery, EventView
@@ -47,6 +47,32 @@ class FakeEngine:
         self.ring.append(Event(kind=kind, at=NOW, position=position, **members))
 
 
+@dataclass
+class Told:
+    """What stands in a stream between two empty lines."""
+
+    event: str | None = None
+    id: str | None = None
+    raw_data: str | None = None
+
+
+def parse(pieces: Iterable[bytes]) -> list[Told]:
+    """All that these pieces of a stream tell."""
+    found = []
+    for part in b"".join(pieces).decode().removesuffix("\n\n").split("\n\n"):
+        told = Told()
+        for line in part.split("\n"):
+            name, _, value = line.partition(": ")
+            assert name in ("", "event", "id", "data", "retry"), f"a line that is none of SSE: {line!r}"
+            if name in ("event", "id"):
+                setattr(told, name, value)
+            elif name == "data":
+                assert told.raw_data is None
+                told.raw_data = value
+        found.append(told)
+    return found
+
+
 @pytest.fixture
 def engine() -> FakeEngine:
     return FakeEngine()
@@ -58,19 +84,19 @@ def made(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> EventStreams:
     return EventStreams(engine, Instance())  # type: ignore[arg-type]
 
 
-def begin(made: EventStreams, **options: Any) -> AsyncIterator[ServerSentEvent]:
+def begin(made: EventStreams, **options: Any) -> AsyncIterator[bytes]:
     given: dict[str, Any] = {"foreign": False, "types": ALL, "listener": None, "allowed": lambda: True}
     return made.follow(EventPosition((0,)), **given | options)
 
 
-def collect(stream: Callable[[], AsyncIterator[ServerSentEvent]]) -> list[ServerSentEvent]:
+def collect(stream: Callable[[], AsyncIterator[bytes]]) -> list[Told]:
     """All of a stream that ends."""
 
-    async def run() -> list[ServerSentEvent]:
+    async def run() -> list[bytes]:
         async with asyncio.timeout(20):
-            return [event async for event in stream()]
+            return [piece async for piece in stream()]
 
-    return asyncio.run(run())
+    return parse(asyncio.run(run()))
 
 
 def test_what_happened_before_the_engine_stopped_is_told_and_then_the_stream_ends(
@@ -117,9 +143,9 @@ def test_what_is_missed_is_told_before_what_comes_next_and_counted(engine: FakeE
     engine.happen(EventKind.CONNECTED)
     engine.missed, engine.running = 37, False
     events = collect(lambda: begin(made, foreign=True))
-    assert [(event.event, event.data) for event in events[1:3]] == [
-        ("missed", {"missed": None}),
-        ("missed", {"missed": 37}),
+    assert [(event.event, event.raw_data) for event in events[1:3]] == [
+        ("missed", '{"missed":null}'),
+        ("missed", '{"missed":37}'),
     ]
     assert events[3].event == "connected"
     assert made.missed == 37
@@ -145,14 +171,14 @@ def test_a_quiet_stream_is_told_how_far_it_has_come(
 ) -> None:
     monkeypatch.setattr(streams, "MARK_SECONDS", 0.01)
 
-    async def run() -> ServerSentEvent:
+    async def run() -> bytes:
         stream = begin(made, types=EventsQuery(types="ban").wanted())
         await anext(stream)
         engine.happen(EventKind.CONNECTED)
         return await anext(stream)
 
-    mark = asyncio.run(run())
-    assert (mark.event, mark.data, mark.raw_data) == (None, None, None)
+    (mark,) = parse([asyncio.run(run())])
+    assert (mark.event, mark.raw_data) == (None, None)
     assert mark.id is not None
     assert mark.id.endswith(".1")
 
@@ -175,12 +201,28 @@ def test_the_engine_is_asked_for_a_bounded_number_and_only_while_somebody_listen
 
     async def run() -> None:
         stream = begin(made)
-        for _ in range(10):
+        for _ in range(2):
             await anext(stream)
         await asyncio.sleep(0.02)  # who does not read is not read for
         assert engine.reads == [streams.BATCH]
 
     asyncio.run(run())
+
+
+def test_all_who_stand_at_the_same_place_are_read_for_once(engine: FakeEngine, made: EventStreams) -> None:
+    for _ in range(5):
+        engine.happen(EventKind.CONNECTED)
+
+    async def run() -> list[list[bytes]]:
+        every = [begin(made) for _ in range(20)]
+        return [[await anext(stream) for stream in every] for _ in range(2)][1]
+
+    read = asyncio.run(run())
+    assert len({len(parse([piece])) for piece in read}) == 1
+    assert len(parse(read)) == 20 * 5
+    assert made.sent == 20 * 5
+    # A time to wake may pass while they are read for.
+    assert len(engine.reads) < 10
 
 
 def test_there_is_room_for_so_many_and_each_gives_its_place_back(
