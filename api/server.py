@@ -16,7 +16,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
 
 import prometheus_client
@@ -35,6 +36,7 @@ from iocpd.api.node.reload import reload
 from iocpd.api.node.service import describe_reload, drain
 from iocpd.api.node.watch import watch_addresses
 from iocpd.api.settings import HttpAddress, Settings, SettingsError, is_loopback, read_again
+from iocpd.api.state_lock import StateInUse, sole_user
 from iocpd.api.supervisor import Supervisor
 from iocpd.api.version import version
 from iocpd.core import Engine, EngineError, EngineStopped, lower_priority
@@ -60,6 +62,11 @@ def serve(settings: Settings) -> int:
     logs.configure(settings.log_level, settings.log_format)
     # As many series again, and nobody reads them.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+    with _sole_user(settings.state_dir):
+        return _serve(settings)
+
+
+def _serve(settings: Settings) -> int:
     keys = _load_keys(settings)
     settings, limit_note = _within_file_limit(settings)
     try:
@@ -266,6 +273,19 @@ def say(line: str) -> None:
     """A line on stdout, there at once even if it is a pipe; nobody may be reading it any more."""
     with contextlib.suppress(OSError):
         print(line, flush=True)
+
+
+@contextlib.contextmanager
+def _sole_user(state: Path) -> Iterator[None]:
+    """Keeps other services out of the state directory. StartFailure."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(sole_user(state))
+        except StateInUse as error:
+            raise StartFailure(str(error)) from None
+        except OSError as error:  # then nothing can be written there either; each attempt will say so
+            _log.warning(f"the state directory {state} can't be locked against other services", reason=error.strerror)
+        yield
 
 
 def _load_keys(settings: Settings) -> KeyStore:

@@ -92,7 +92,7 @@ def test_what_was_acknowledged_outlives_kill_9(serve: Serve, tmp_path: Path) -> 
     assert changes.banned <= bans_of(server)
     assert server.http.post("/v1/bans", json={"address": "192.0.2.1"}).status_code == 201
     assert server.http.post("/v1/keys", json={"name": "last", "role": "viewer"}).status_code == 201
-    assert {path.name for path in state.iterdir()} == {"keys.json", "bans.json", "audit.jsonl"}, (
+    assert {path.name for path in state.iterdir()} == {"keys.json", "bans.json", "audit.jsonl", "service.lock"}, (
         "something is left over"
     )
 
