@@ -1,10 +1,11 @@
-"""kill -9 while state is written, and files that may not grow: nothing that was acknowledged is lost, and what was
-being written is there as a whole or not at all."""
+"""kill -9 while state is written, files that may not grow, a file system that is read-only: nothing that was acknowledged
+is lost, and what was being written is there as a whole or not at all."""
 
 from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -145,4 +146,97 @@ def test_files_that_may_not_grow_cost_no_service_and_no_state_and_heal(serve: Se
         ("bans-create", 507),
         ("bans-create", 201),
     ]
+    client.close()
+
+
+# What the service sees is mounted for it alone.
+OWN_MOUNTS = ("unshare", "--mount", "--propagation", "private")
+
+
+def in_mounts_of(server: Server, *command: str) -> None:
+    subprocess.run(["nsenter", "--target", str(server.process.pid), "--mount", *command], check=True)
+
+
+@pytest.fixture
+def own_mounts() -> None:
+    try:
+        subprocess.run([*OWN_MOUNTS, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"mounts of its own need unshare(1) and the right to: {error}")
+
+
+def refuses_as_read_only(server: Server) -> None:
+    """What must be saved is refused and not done; the rest goes on."""
+    before = bans_of(server)
+    banned = server.http.post("/v1/bans", json={"address": "192.0.2.2"})
+    assert (banned.status_code, banned.json()["code"]) == (507, "bans_not_saved")
+    made = server.http.post("/v1/keys", json={"name": "bob", "role": "viewer"})
+    assert (made.status_code, made.json()["code"]) == (503, "keys_unavailable")
+    assert all("Read-only file system" in answer.json()["detail"] for answer in (banned, made))
+    assert bans_of(server) == before
+    assert {key["name"] for key in server.get("/v1/keys")["items"]} == {"admin"}
+    (client,) = server.connect()
+    assert client.echoes(b"served")
+    assert server.http.get("/readyz").status_code == 200
+    client.close()
+
+
+def saves_again(server: Server) -> None:
+    before = bans_of(server)
+    assert server.http.post("/v1/bans", json={"address": "192.0.2.2"}).status_code == 201
+    assert server.http.post("/v1/keys", json={"name": "bob", "role": "viewer"}).status_code == 201
+    assert bans_of(server) == before | {"192.0.2.2"}
+    eventually(lambda: server.get("/v1/node")["audit_trouble"] is None)
+
+
+def statuses(server: Server, action: str) -> list[int]:
+    """Of this run, the oldest first."""
+    items = server.get("/v1/audit", limit=100)["items"]
+    begun = next(at for at, entry in enumerate(items) if entry["action"] == "node-start")
+    return [entry["status"] for entry in items[:begun] if entry["action"] == action][::-1]
+
+
+def test_a_file_system_that_becomes_read_only_costs_no_service_and_no_state_and_heals(
+    serve: Serve, tmp_path: Path, own_mounts: None
+) -> None:
+    state = tmp_path / "state"
+    key = add_key(state / "keys.json", "admin", role="admin")
+    server = serve(state_dir=state, key=key, before=OWN_MOUNTS)
+    assert server.http.post("/v1/bans", json={"address": "192.0.2.1"}).status_code == 201
+    in_mounts_of(server, "mount", "--bind", "-o", "ro", str(state), str(state))
+    refuses_as_read_only(server)
+    in_mounts_of(server, "umount", str(state))
+    saves_again(server)
+    assert statuses(server, "bans-create") == [201, 507, 201]
+
+
+def test_a_start_on_a_file_system_that_is_read_only_has_the_state_and_heals(
+    serve: Serve, tmp_path: Path, own_mounts: None
+) -> None:
+    state = tmp_path / "state"
+    key = add_key(state / "keys.json", "admin", role="admin")
+    first = serve(state_dir=state, key=key)
+    assert first.http.post("/v1/bans", json={"address": "192.0.2.1"}).status_code == 201
+    first.kill()
+    read_only = 'mount --bind -o ro "$0" "$0" && exec "$@"'
+    server = serve(state_dir=state, key=key, before=(*OWN_MOUNTS, "sh", "-c", read_only, str(state)))
+    assert bans_of(server) == {"192.0.2.1"}
+    refuses_as_read_only(server)
+    assert server.get("/v1/node")["audit_trouble"] == "Read-only file system"
+    in_mounts_of(server, "mount", "-o", "remount,rw,bind", str(state))
+    saves_again(server)
+    # What happened meanwhile has waited for the disk.
+    assert statuses(server, "bans-create") == [507, 201]
+
+
+def test_a_state_directory_that_cannot_be_made_is_said_and_costs_no_service(
+    serve: Serve, tmp_path: Path, own_mounts: None
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    read_only = 'mount --bind -o ro "$0" "$0" && exec "$@"'
+    server = serve(state_dir=empty / "state", before=(*OWN_MOUNTS, "sh", "-c", read_only, str(empty)))
+    (client,) = server.connect()
+    assert client.echoes(b"served")
+    assert "can't be locked against other services" in server.log()
     client.close()
