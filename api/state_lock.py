@@ -31,8 +31,8 @@ def sole_user(state: Path) -> Iterator[None]:
     try:
         if not _try_lock(descriptor):
             raise StateInUse(
-                f"{_holder(descriptor)} uses the state directory {state}, and two services would write over each other's"
-                " bans and audit: end it, or give this one a directory of its own (--state-dir, IOCPD_STATE_DIR)"
+                f"{_holder(descriptor)} uses the state directory {state}, and two services would write over each"
+                " other's bans and audit: end it, or give this one a directory of its own with --state-dir"
             )
         with contextlib.suppress(OSError):  # the disk may be full or read-only: the lock holds all the same
             os.ftruncate(descriptor, 0)
@@ -68,7 +68,7 @@ if sys.platform == "win32":
         os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except PermissionError:
+        except OSError:  # EACCES; under Wine without a number
             return False
         return True
 

@@ -1,5 +1,5 @@
-"""kill -9 while state is written, files that may not grow, a file system that is read-only: nothing that was acknowledged
-is lost, and what was being written is there as a whole or not at all."""
+"""kill -9 while state is written, files that may not grow, a file system that is read-only: nothing that was
+acknowledged is lost, and what was being written is there as a whole or not at all."""
 
 from __future__ import annotations
 
