@@ -37,7 +37,7 @@ def test_a_service_and_a_framing_from_the_file(serve: Serve, tmp_path: Path) -> 
 def test_a_service_from_a_flag_is_told_of_everywhere(serve: Serve) -> None:
     server = serve(tcp=(f"127.0.0.1:0/{SHOUT}?threads=2", "127.0.0.1:0/echo"))
     shouts(server, server.port)
-    eventually(lambda: server.get("/v1/connections/closed")["items"])  # before the next one, which another worker may have
+    eventually(lambda: server.get("/v1/connections/closed")["items"])  # before the next one
     with Client(server.port) as client:
         client.send(b"fail\n")
         assert client.read_to_end() == b""
