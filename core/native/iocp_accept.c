@@ -163,17 +163,20 @@ bool accept_serve(struct iocp_port *port, struct accept_slot *slot, struct port_
     pool->posted--;
     accept_refill(port, slot, os_error);
 
+    event->kind = PORT_ACCEPTED;
+    event->listener = listener;
     if (os_error == 0 &&
         (setsockopt(accepted, SOL_SOCKET, SO_UPDATE_ACCEPT_CONTEXT, (const char *)&listener->handle, sizeof listener->handle) ||
          platform_socket_no_delay(accepted)))
-        os_error = WSAGetLastError();
+        os_error = WSAECONNRESET; /* whichever error: it was accepted, and is nobody's any more */
     if (os_error) {
         platform_socket_close(accepted);
-        if (iocp_error(os_error) != PORT_CANCELLED) u64_bump(&port->base.counters.accept_errors, 1);
-        return false;
+        event->os_error = os_error;
+        event->error = iocp_error(os_error);
+        if (event->error == PORT_CANCELLED) return false;
+        u64_bump(&port->base.counters.accept_errors, 1);
+        return event->error != PORT_NO_RESOURCES; /* of which the listener tells */
     }
-    event->kind = PORT_ACCEPTED;
-    event->listener = listener;
     event->accepted = accepted;
     return true;
 }

@@ -196,4 +196,15 @@ static inline struct port_operation *list_pop(struct operation_list *list) {
     return operation;
 }
 
+/* It is in the list. Looks at all that are before it. */
+static inline void list_remove(struct operation_list *list, struct port_operation *operation) {
+    struct port_operation *before = NULL;
+    for (struct port_operation *at = list->first; at != operation; at = at->next) before = at;
+    if (before) before->next = operation->next;
+    else list->first = operation->next;
+    if (list->last == operation) list->last = before;
+    list->count--;
+    operation->next = NULL;
+}
+
 #endif

@@ -45,6 +45,8 @@ enum {
 /* user_data: the lowest bits */
 enum { TAG_NOTHING, TAG_WAKE, TAG_ACCEPT, TAG_RECEIVE, TAG_SEND, TAG_MASK = 7 };
 
+enum { CANCEL_WAITS = 2 }; /* port_operation.flags: it is in the list cancels */
+
 /* port_operation.state */
 enum {
     IDLE,
@@ -355,11 +357,24 @@ static bool cancel_submit(struct uring_port *port, struct port_operation *operat
     return true;
 }
 
+/* Until there is an entry. */
+static void cancel_wait(struct uring_port *port, struct port_operation *operation) {
+    operation->flags |= CANCEL_WAITS;
+    list_push(&port->cancels, operation);
+}
+
+/* The kernel has ended it before it could be asked. */
+static void cancel_drop(struct uring_port *port, struct port_operation *operation) {
+    if (!(operation->flags & CANCEL_WAITS)) return;
+    operation->flags &= (uint8_t)~CANCEL_WAITS;
+    list_remove(&port->cancels, operation);
+}
+
 static void cancel(struct uring_port *port, struct port_operation *operation) {
     if (!operation->outstanding || operation->state == FINISHED || operation->flags & OPERATION_CANCEL) return;
     operation->flags |= OPERATION_CANCEL;
     /* STARVED operations are looked at by the next wait. */
-    if (operation->state == ARMED && !cancel_submit(port, operation)) list_push(&port->cancels, operation);
+    if (operation->state == ARMED && !cancel_submit(port, operation)) cancel_wait(port, operation);
 }
 
 static void uring_port_receive_cancel(struct port *base, struct port_socket *socket) {
@@ -401,6 +416,7 @@ static bool complete_receive(struct uring_port *port, struct port_operation *rec
         port->provided--;
     }
     bool more = cqe->flags & IORING_CQE_F_MORE;
+    if (!more) cancel_drop(port, receive);
     *event = (struct port_event){.kind = PORT_RECEIVED, .socket = socket};
     if (cqe->res > 0) {
         buffer->bytes = event->bytes = (uint32_t)cqe->res;
@@ -430,6 +446,7 @@ static bool complete_receive(struct uring_port *port, struct port_operation *rec
 static bool complete_send(struct uring_port *port, struct port_operation *send, const struct io_uring_cqe *cqe,
                           struct port_event *event) {
     *event = (struct port_event){.kind = PORT_SENT, .final = true, .socket = CONTAINER_OF(send, struct port_socket, send)};
+    cancel_drop(port, send);
     if (cqe->res >= 0) {
         event->bytes = (uint32_t)cqe->res;
     } else {
@@ -504,7 +521,8 @@ static void resume(struct uring_port *port) {
     }
     for (uint32_t left = port->cancels.count; left > 0; left--) {
         struct port_operation *operation = list_pop(&port->cancels);
-        if (!cancel_submit(port, operation)) list_push(&port->cancels, operation);
+        operation->flags &= (uint8_t)~CANCEL_WAITS;
+        if (!cancel_submit(port, operation)) cancel_wait(port, operation);
     }
     for (struct port_listener *listener; (listener = listeners_due(&port->listeners));) {
         bool cancelled = listener->accept.flags & OPERATION_CANCEL;

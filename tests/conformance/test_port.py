@@ -29,6 +29,7 @@ WINDOWS_DRIVERS = ("iocp", "iocp-packets")
 DRIVERS = WINDOWS_DRIVERS if WINDOWS else ("io_uring", "epoll", *WINDOWS_DRIVERS)
 SECONDS = 60  # a test has limits of its own; this one is for a driver that never comes back
 WARNINGS = ["-Wall", "-Wextra", "-Werror"]
+FAULTS = str(HERE / "faults.h")
 DRIVER_FILES = (
     NATIVE / "platform.c",
     NATIVE / "buffer.c",
@@ -61,17 +62,16 @@ def compile_for_linux(program: Path) -> None:
     sanitize = os.environ.get("IOCPD_SANITIZE")
     flags = [f"-fsanitize={sanitize}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"] if sanitize else []
     command = [*compiler("cc"), "-std=c11", "-D_GNU_SOURCE", "-O1", "-g", *WARNINGS, *flags, f"-I{NATIVE}", f"-I{HERE}"]
-    run_compiler([*command, *SOURCES, "-o", str(program), "-pthread"], program.parent)
+    run_compiler([*command, "-include", FAULTS, *SOURCES, "-o", str(program), "-pthread"], program.parent)
 
 
 def compile_for_windows(program: Path) -> None:
     command = compiler("cl", "gcc", "clang") if WINDOWS else compiler("x86_64-w64-mingw32-gcc", variable="IOCPD_WINCC")
-    faults = str(HERE / "faults.h")
     if Path(command[0]).stem.lower() == "cl":
-        command += ["/nologo", "/std:c11", "/O1", "/Zi", "/W3", f"/I{NATIVE}", f"/I{HERE}", f"/FI{faults}"]
+        command += ["/nologo", "/std:c11", "/O1", "/Zi", "/W3", f"/I{NATIVE}", f"/I{HERE}", f"/FI{FAULTS}"]
         command += [*SOURCES, f"/Fe:{program}", "ws2_32.lib", "mswsock.lib"]
     else:
-        command += ["-std=c11", "-O1", "-g", *WARNINGS, "-static", f"-I{NATIVE}", f"-I{HERE}", "-include", faults]
+        command += ["-std=c11", "-O1", "-g", *WARNINGS, "-static", f"-I{NATIVE}", f"-I{HERE}", "-include", FAULTS]
         command += [*SOURCES, "-o", str(program), "-lws2_32", "-lmswsock"]
     run_compiler(command, program.parent)
 

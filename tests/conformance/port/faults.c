@@ -43,6 +43,22 @@ int WSAAPI faults_setsockopt(SOCKET handle, int level, int name, const char *val
 
 #else
 
-typedef int faults_are_for_windows; /* a translation unit must hold something */
+#undef syscall
+
+#include "platform.h"
+
+#include <stdarg.h>
+
+struct faults faults;
+
+long faults_syscall(long number, ...) {
+    long arguments[6];
+    va_list list;
+    va_start(list, number);
+    for (int i = 0; i < 6; i++) arguments[i] = va_arg(list, long); /* as syscall itself does, however many there are */
+    va_end(list);
+    if (number == SYS_io_uring_enter && u32_load(&faults.takes_nothing)) arguments[1] = 0;
+    return syscall(number, arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5]);
+}
 
 #endif

@@ -1,7 +1,7 @@
 /* faults.h: system calls that fail when a test wants them to.
  *
- * Given to the compiler with -include (/FI) for the Windows build: it takes in the system's headers first, and then
- * renames the few calls of port_iocp.c whose failure can't be brought about otherwise.
+ * Given to the compiler with -include (/FI): it takes in the system's headers first, and then renames the few calls of
+ * port_iocp.c and port_uring.c whose failure can't be brought about otherwise.
  */
 #ifndef IOCPD_CONFORMANCE_FAULTS_H
 #define IOCPD_CONFORMANCE_FAULTS_H
@@ -29,6 +29,23 @@ int WSAAPI faults_setsockopt(SOCKET handle, int level, int name, const char *val
 #define PostQueuedCompletionStatus faults_PostQueuedCompletionStatus
 #define SetFileCompletionNotificationModes faults_SetFileCompletionNotificationModes
 #define setsockopt faults_setsockopt
+#endif
+
+#else
+
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct faults {
+    uint32_t takes_nothing; /* atomic: io_uring_enter takes no entry off the queue, as without memory */
+};
+extern struct faults faults;
+
+long faults_syscall(long number, ...);
+
+#ifndef IOCPD_CONFORMANCE_NO_RENAME
+#define syscall faults_syscall
 #endif
 
 #endif

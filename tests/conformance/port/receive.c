@@ -292,6 +292,46 @@ static void end_of_a_starved_connection_is_told_when_buffers_are_back(struct rig
     free(data);
 }
 
+#ifdef __linux__
+/* The queue of entries is full and the kernel takes none. A cancel that waits for an entry must not outlive what it is for. */
+static void cancel_that_waits_ends_with_its_operation(struct rig *rig) {
+    enum { OTHERS = 300, MOST = 250 }; /* four entries for each of MOST are about as many as the queue has */
+    struct connection *others[OTHERS], *connection;
+    socket_t clients[OTHERS], client;
+    connection = rig_connect(rig, &client);
+    rig_receive(rig, connection);
+    for (int i = 0; i < OTHERS; i++) others[i] = rig_connect(rig, &clients[i]);
+    rig_quiet(rig, 10000000);
+
+    u32_store(&faults.takes_nothing, 1);
+    for (int i = 0; i < OTHERS; i++) {
+        rig_receive(rig, others[i]);
+        rig_send(rig, others[i], "?", 1);
+    }
+    for (int i = 0; i < MOST; i++) {
+        rig_receive_cancel(rig, others[i]);
+        rig_send_cancel(rig, others[i]);
+    }
+    rig_receive_cancel(rig, connection); /* in the middle of those that wait */
+    for (int i = MOST; i < OTHERS; i++) {
+        rig_receive_cancel(rig, others[i]);
+        rig_send_cancel(rig, others[i]);
+    }
+    client_send(client, "bytes", 5);
+    client_shutdown(client);
+    UNTIL(rig, connection->receive_finals == 1);
+    CHECK(connection->byte_count == 5 && connection->end_of_file); /* the kernel has not heard of the cancel */
+    rig_release(rig, connection);
+
+    u32_store(&faults.takes_nothing, 0);
+    for (int i = 0; i < OTHERS; i++) {
+        UNTIL(rig, others[i]->receive_finals == 1 && others[i]->send_finals == 1);
+        client_close(clients[i]);
+    }
+    client_close(client);
+}
+#endif
+
 const struct test receive_tests[] = {
     TEST(received_bytes_are_whole_and_in_order),
     TEST(half_close_is_end_of_file_and_sending_goes_on),
@@ -305,6 +345,9 @@ const struct test receive_tests[] = {
     TEST(paused_receive_loses_no_byte),
     TEST(idle_connection_holds_no_buffer),
     TEST(connection_that_fell_silent_holds_no_buffer),
+#ifdef __linux__
+    TEST_OF(io_uring, cancel_that_waits_ends_with_its_operation),
+#endif
     TEST_WITH(receive_goes_on_after_pool_was_empty_without_losing_a_byte, 512, 64),
     TEST_WITH(every_starved_receive_goes_on, 512, 64),
     TEST_WITH(starved_receive_can_be_cancelled_and_taken_up_again, 512, 64),
