@@ -60,9 +60,10 @@ static int64_t next_deadline(const struct connection *connection) {
         at = arrival_deadline(connection);
     } else if (connection->state == IOCPD_OPEN) {
         int64_t first_byte_ns = limit_ns(&config->first_byte_ms), idle_ns = limit_ns(&config->idle_ms);
-        if (first_byte_ns && connection->bytes_in == 0) at = sooner(at, (int64_t)connection->connected_ns + first_byte_ns);
-        /* Who waits for its service is not idle. */
-        if (idle_ns) at = sooner(at, (python_waiting(connection) ? connection->worker->now_ns : active_ns) + idle_ns);
+        bool waits = python_waiting(connection); /* for its service: it is neither silent nor idle */
+        int64_t since_ns = waits ? connection->worker->now_ns : (int64_t)connection->connected_ns;
+        if (first_byte_ns && connection->bytes_in == 0) at = sooner(at, since_ns + first_byte_ns);
+        if (idle_ns) at = sooner(at, (waits ? since_ns : active_ns) + idle_ns);
         if (connection->over_soft_ns) at = sooner(at, connection->over_soft_ns + soft_ns);
         /* Nothing is received while it is paused, so its last activity was that it read something. */
         if (connection->flags & CONNECTION_PAUSED) at = sooner(at, active_ns + soft_ns);

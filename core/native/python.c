@@ -90,6 +90,23 @@ void python_wake(struct worker *worker) {
     }
 }
 
+static bool too_much(struct session *session) {
+    struct python_thread *thread = session->thread;
+    return u64_add(&thread->waiting, 0) >= thread->limit_bytes || u64_add(&session->waiting, 0) >= thread->share_bytes;
+}
+
+static void pause_if_too_much(struct connection *connection) {
+    struct session *session = connection->session;
+    struct python_thread *thread = session->thread;
+    if (!too_much(session)) return;
+    u32_exchange(&thread->blocked, 1); /* whoever makes it less from here on wakes us */
+    if (!too_much(session)) return;
+    if (connection->flags & CONNECTION_PYTHON_PAUSED) return;
+    u64_add(&thread->paused, 1);
+    u64_add(&thread->pauses, 1);
+    connection_python_pause(connection);
+}
+
 void python_open(struct connection *connection) {
     struct iocpd_engine *engine = connection->worker->engine;
     const struct listener *listener = &engine->listeners[connection->listener];
@@ -113,11 +130,7 @@ void python_open(struct connection *connection) {
     session->who.via_port = (uint16_t)connection->via_port;
     connection->session = session;
     push(connection->worker, &session->open);
-}
-
-static bool too_much(struct session *session) {
-    struct python_thread *thread = session->thread;
-    return u64_add(&thread->waiting, 0) >= thread->limit_bytes || u64_add(&session->waiting, 0) >= thread->share_bytes;
+    pause_if_too_much(connection); /* or clients that come and go would bring more and more */
 }
 
 static bool little_enough(struct session *session) {
@@ -139,13 +152,7 @@ void python_whole(struct connection *connection, const struct frames *frames) {
     u64_add(&session->waiting, sizeof *letter + bytes);
     u64_add(&thread->waiting, sizeof *letter + bytes);
     push(connection->worker, &letter->parcel);
-    if (!too_much(session)) return;
-    u32_exchange(&thread->blocked, 1); /* whoever makes it less from here on wakes us */
-    if (!too_much(session)) return;
-    if (connection->flags & CONNECTION_PYTHON_PAUSED) return;
-    u64_add(&thread->paused, 1);
-    u64_add(&thread->pauses, 1);
-    connection_python_pause(connection);
+    pause_if_too_much(connection);
 }
 
 /* All of the table, since this needs no memory and is rare. */
@@ -177,7 +184,7 @@ void python_turn(struct worker *worker) {
 }
 
 bool python_waiting(const struct connection *connection) {
-    return connection->session && u64_load(&connection->session->waiting) > 0;
+    return connection->flags & CONNECTION_PYTHON_PAUSED || (connection->session && u64_load(&connection->session->waiting) > 0);
 }
 
 bool python_answers(enum iocpd_reason reason) {
@@ -216,6 +223,7 @@ void python_closed(struct connection *connection) {
     if (session->kick_text) payload_drop(session->kick_text);
     session->farewell = session->kick_text = NULL;
     session->close.detail = connection->reason;
+    u64_add(&session->thread->waiting, sizeof *session); /* until it is forgotten */
     push(connection->worker, &session->close);
 }
 

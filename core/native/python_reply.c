@@ -16,11 +16,16 @@ void session_break(struct python_thread *thread, struct session *session) {
     worker_wake(worker);
 }
 
+void session_free(struct python_thread *thread, struct session *session) {
+    u64_add(&thread->waiting, 0 - (uint64_t)sizeof *session);
+    memory_free(session);
+}
+
 void session_forget(struct python_thread *thread, struct session *session) {
     thread->sessions[session->number] = NULL;
     thread->free_numbers[thread->free_count++] = session->number;
     u64_bump(&thread->connections, (uint64_t)-1);
-    memory_free(session);
+    session_free(thread, session);
 }
 
 struct session *session_at(const struct python_thread *thread, uint32_t number) {

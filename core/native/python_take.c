@@ -199,7 +199,7 @@ static bool parcel_take(struct python_thread *thread, struct parcel *parcel) {
     case IOCPD_SERVICE_END: return session->number == NUMBER_NONE || record_add(thread, session, IOCPD_SERVICE_END) != NULL;
     default:
         if (session->number == NUMBER_NONE) {
-            memory_free(session);
+            session_free(thread, session);
             return true;
         }
         record = record_add(thread, session, IOCPD_SERVICE_CLOSE);
@@ -215,6 +215,7 @@ static void batch_fill(struct python_thread *thread) {
         thread->backlog = next;
     }
     replies_post_all(thread);
+    thread_resume(thread); /* what nobody will see is handled with that */
     if (!thread->batch.record_count) return;
     u64_bump(&thread->batches, 1);
     u64_bump(&thread->messages_in, thread->batch.message_count);

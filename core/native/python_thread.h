@@ -44,7 +44,7 @@ struct python_thread {
     uint64_t limit_bytes, share_bytes;
 
     void *inbox;          /* atomic: stack of parcels */
-    uint64_t waiting;     /* atomic: bytes that are not handled */
+    uint64_t waiting;     /* atomic: bytes that are not handled, and those of sessions that have ended */
     uint32_t blocked;     /* atomic: some connection is paused until it is less */
     uint32_t sleeping;    /* atomic: who pushes must set the event */
     uint64_t unqueued;    /* atomic: bytes of answers on their way to workers */
@@ -97,7 +97,9 @@ struct session *session_at(const struct python_thread *thread, uint32_t number);
 /* Something that was for this connection, or its answer, is lost for want of memory. Nothing may follow the hole: its worker ends
  * it, which needs none. */
 void session_break(struct python_thread *thread, struct session *session);
-/* Its number is free. */
+/* Its connection has ended, and nobody knows it any more. */
+void session_free(struct python_thread *thread, struct session *session);
+/* The same, and its number is free. */
 void session_forget(struct python_thread *thread, struct session *session);
 /* So many bytes of what was received are handled. */
 void session_handled(struct python_thread *thread, struct session *session, uint64_t bytes);
