@@ -18,11 +18,25 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from ipaddress import ip_network
 
-from iocpd.core import Engine, EngineConfig, EngineError, Filter, Lines, ListenerConfig, Service, ServiceConnection
+from iocpd.core import (
+    Engine,
+    EngineConfig,
+    EngineError,
+    Filter,
+    Lines,
+    ListenerConfig,
+    Service,
+    ServiceConnection,
+    _native,
+)
 from iocpd.core._native import lib
 from tests.support import PATIENCE, Client, eventually, port_of
 
-exhaust: Callable[[int], int] = ctypes.CDLL(os.environ["LD_PRELOAD"]).exhaust
+_library = ctypes.CDLL(os.environ["IOCPD_EXHAUST"])
+if sys.platform == "win32":
+    _library.exhaust_attach.argtypes = [ctypes.c_void_p]
+    assert _library.exhaust_attach(ctypes.CDLL(_native.__file__)._handle)
+exhaust: Callable[[int], int] = _library.exhaust
 exhaust.argtypes = [ctypes.c_long]  # type: ignore[attr-defined]
 
 # What may come of a lack of memory: an error that says so, or a connection that is ended.

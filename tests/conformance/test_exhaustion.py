@@ -4,35 +4,70 @@ test_limits.py and, for the port alone, in port/accept.c."""
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conformance.test_port import compiler, run_compiler
+from iocpd.core import BackendUnavailable, probe
+from tests.conformance.test_port import WINDOWS, compiler, run_compiler
 
 HERE = Path(__file__).parent
 
-
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux", reason="LD_PRELOAD is of Linux"),
-    pytest.mark.skipif("LD_PRELOAD" in os.environ, reason="a sanitizer has calloc for itself"),
-]
+pytestmark = pytest.mark.skipif("LD_PRELOAD" in os.environ, reason="a sanitizer has calloc for itself")
 
 
-def printed(tmp_path: Path, *arguments: str) -> str:
+@pytest.fixture(params=("io_uring", "epoll", "iocp"))
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if name == "iocp" and not WINDOWS:
+        if "IOCPD_WINRUN" not in os.environ:
+            pytest.skip("the completion port of Windows needs IOCPD_WINRUN, a command that runs a Windows program")
+        return name
+    try:
+        probe(name)
+    except BackendUnavailable as error:
+        pytest.skip(error.reason)
+    return name
+
+
+def compile_for_linux(library: Path) -> None:
+    options = ["-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
+    run_compiler([*compiler("cc"), *options, str(HERE / "exhaust.c"), "-o", str(library), "-ldl"], library.parent)
+
+
+def compile_for_windows(library: Path) -> None:
+    command = compiler("cl", "gcc", "clang") if WINDOWS else compiler("x86_64-w64-mingw32-gcc", variable="IOCPD_WINCC")
+    if Path(command[0]).stem.lower() == "cl":
+        command += ["/nologo", "/std:c11", "/O1", "/W3", "/LD", str(HERE / "exhaust.c"), f"/Fe:{library}"]
+    else:
+        options = ["-std=c11", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-static"]
+        command += [*options, str(HERE / "exhaust.c"), "-o", str(library)]
+    run_compiler(command, library.parent)
+
+
+def printed(tmp_path: Path, what: str, backend: str) -> str:
     """By exhaust.py, with the engine's allocations in its hands."""
-    library = tmp_path / "exhaust.so"
-    command = [*compiler("cc"), "-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC"]
-    run_compiler([*command, str(HERE / "exhaust.c"), "-o", str(library), "-ldl"], tmp_path)
+    if backend == "iocp":
+        library = tmp_path / "exhaust.dll"
+        compile_for_windows(library)
+        python = [sys.executable] if WINDOWS else [*shlex.split(os.environ["IOCPD_WINRUN"]), "python"]
+        named = str(library) if WINDOWS else "Z:" + str(library).replace("/", "\\")
+        environment = {"IOCPD_EXHAUST": named}
+    else:
+        library = tmp_path / "exhaust.so"
+        compile_for_linux(library)
+        python = [sys.executable]
+        environment = {"IOCPD_EXHAUST": str(library), "LD_PRELOAD": str(library)}
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-m", "tests.conformance.exhaust", *arguments],
+        [*python, "-X", "faulthandler", "-m", "tests.conformance.exhaust", what, backend],
         cwd=HERE.parents[1],
-        env=os.environ | {"LD_PRELOAD": str(library)},
+        env=os.environ | environment,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -91,8 +91,8 @@ def heap(options: list[str]) -> int:
 
 
 def port(options: list[str]) -> int:
-    """The port's C program, built for Windows; Linux pytest runs its tests one by one."""
-    tests = ["tests/conformance/test_port.py", "-k", "iocp"]
+    """The port's C program, built for Windows, and memory that runs out; Linux pytest runs the tests one by one."""
+    tests = ["tests/conformance/test_port.py", "tests/conformance/test_exhaustion.py", "-k", "iocp"]
     return _pytest([sys.executable], [*tests, *options], IOCPD_WINRUN=" ".join(RUN))
 
 
