@@ -21,7 +21,7 @@
 #define IP_BIND_ADDRESS_NO_PORT 24 /* the port is chosen by connect, for this destination alone */
 #endif
 
-enum { EVENTS_MAX = 512, POLL_MS = 20, BYTES_MAX = 1 << 16, SOURCES = 250, SAMPLES_MAX = 1 << 22 };
+enum { EVENTS_MAX = 512, POLL_MS = 20, BYTES_MAX = 1 << 16, SOURCES = 250 };
 
 struct visitor {
     int fd;
@@ -35,8 +35,8 @@ static struct {
 } option = {.port = 9000, .connections = 50, .bytes = 64, .warmup_s = 0.3, .window_s = 2};
 
 static struct {
-    uint64_t visits, mismatches, errors;
-    uint32_t samples[SAMPLES_MAX]; /* us */
+    struct histogram times; /* of whole visits */
+    uint64_t mismatches, errors;
 } result;
 
 static uint8_t message[BYTES_MAX];
@@ -70,7 +70,7 @@ static void visitor_end(struct visitor *v) {
         visitor_go(v, &result.mismatches);
         return;
     }
-    if (measuring && result.visits < SAMPLES_MAX) result.samples[result.visits++] = (uint32_t)((now_ns() - v->begin_ns) / 1000);
+    if (measuring) histogram_add(&result.times, now_ns() - v->begin_ns);
     visitor_go(v, NULL);
 }
 
@@ -108,15 +108,6 @@ static bool visitor_send(struct visitor *v) {
         v->sent += (int)n;
     }
     return true;
-}
-
-static int compare(const void *a, const void *b) {
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    return x < y ? -1 : x > y;
-}
-
-static uint32_t percentile_us(double share) {
-    return result.visits ? result.samples[(uint64_t)(share * (double)(result.visits - 1))] : 0;
 }
 
 static void parse(int argc, char **argv) {
@@ -165,10 +156,9 @@ int main(int argc, char **argv) {
     double seconds = (double)(now - begin) / 1e9;
     server_cpu_s = process_cpu_s(option.server_pid) - server_cpu_s, load_cpu_s = process_cpu_s(getpid()) - load_cpu_s;
 
-    qsort(result.samples, result.visits, sizeof *result.samples, compare);
-    printf("{\"per_s\": %.0f, \"p50_us\": %u, \"p99_us\": %u, \"server_cpu_s\": %.2f, \"load_cpu_s\": %.2f, \"seconds\": %.3f, "
+    printf("{\"per_s\": %.0f, \"p50_us\": %.1f, \"p99_us\": %.1f, \"server_cpu_s\": %.2f, \"load_cpu_s\": %.2f, \"seconds\": %.3f, "
            "\"mismatches\": %llu, \"errors\": %llu}\n",
-           (double)result.visits / seconds, percentile_us(.5), percentile_us(.99), server_cpu_s, load_cpu_s, seconds,
+           (double)result.times.count / seconds, percentile_us(&result.times, .5), percentile_us(&result.times, .99), server_cpu_s, load_cpu_s, seconds,
            (unsigned long long)result.mismatches, (unsigned long long)result.errors);
     return 0;
 }
