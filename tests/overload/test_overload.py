@@ -8,8 +8,7 @@ import sys
 
 import pytest
 
-from iocpd.core import BackendUnavailable, probe
-from tests.integration.server import BACKENDS, OVERRIDE
+from tests.integration.server import OVERRIDE
 from tests.overload.compare import compare
 from tests.overload.scenarios import SCENARIOS, SMALL
 
@@ -18,16 +17,6 @@ STALLED_US = 250_000
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or bool(OVERRIDE), reason="its limits, processors and load programs are of Linux"
 )
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    try:
-        probe(name)
-    except BackendUnavailable as error:
-        pytest.skip(error.reason)
-    return name
 
 
 @pytest.mark.slow
