@@ -101,6 +101,19 @@ class Client:
         self.socket.close()
 
 
+def refused(port: int, host: str = "127.0.0.1", header: bytes = b"") -> bool:
+    """Whether a client that connects now, with a balancer's header if there is one, is turned away without an echo.
+
+    The reset may come before connect(2) has returned, which then tells of it.
+    """
+    try:
+        with Client(port, host) as client:
+            client.send(header + b"x")
+            return client.socket.recv(1) == b""
+    except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
+        return True
+
+
 def port_of(engine: Engine, listener: int = 0) -> int:
     return engine.listener_stats()[listener].port
 

@@ -27,7 +27,7 @@ from iocpd.core import (
     ServiceConnection,
     State,
 )
-from tests.support import PATIENCE, Client, eventually, everything, port_of
+from tests.support import PATIENCE, Client, eventually, everything, port_of, refused
 
 Start = Callable[..., Engine]
 
@@ -396,23 +396,13 @@ def test_headers_while_the_engine_stops(start: Start, workers: int) -> None:
 # ---- bans and limits are for the client ------------------------------------------------------------------------------
 
 
-def refused(engine: Engine, header: bytes) -> bool:
-    """Whether a balancer's connection with this header is turned away, at any moment."""
-    try:
-        with Client(port_of(engine)) as client:
-            client.send(header + b"x")
-            return client.socket.recv(1) == b""
-    except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):
-        return True
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_ban_of_the_client(start: Start, workers: int) -> None:
     engine = start(behind(), workers=workers)
     engine.submit_bans([(ipaddress.ip_network("192.0.2.0/24"), 0)]).future.result(PATIENCE)
     for _ in range(4):
-        assert refused(engine, V1)
-        assert not refused(engine, v1("192.0.3.7"))
+        assert refused(port_of(engine), header=V1)
+        assert not refused(port_of(engine), header=v1("192.0.3.7"))
     eventually(lambda: engine.count() == 0)
     assert engine.listener_stats()[0].refused_banned == 4
     by_peer = Counter((row.connection.peer[0], row.reason, row.by) for row in engine.closed(limit=100))
@@ -423,8 +413,8 @@ def test_a_ban_of_the_client(start: Start, workers: int) -> None:
 def test_a_ban_of_the_balancer(start: Start) -> None:
     engine = start(behind())
     engine.submit_bans([(ipaddress.ip_network("127.0.0.1"), 0)]).future.result(PATIENCE)
-    assert refused(engine, V1)
-    assert refused(engine, LOCAL)
+    assert refused(port_of(engine), header=V1)
+    assert refused(port_of(engine), header=LOCAL)
     eventually(lambda: engine.listener_stats()[0].refused_banned == 2)
     assert (engine.listener_stats()[0].accepted, engine.closed()) == (0, [])
 
@@ -460,7 +450,7 @@ def test_connections_of_one_client_have_a_bound(start: Start, workers: int) -> N
     for number, client in enumerate(clients):
         client.send(v1(f"192.0.2.{number // 2}") + b"x")
         assert client.read(1) == b"x"
-    assert refused(engine, v1("192.0.2.3"))
+    assert refused(port_of(engine), header=v1("192.0.2.3"))
     assert engine.listener_stats()[0].refused_address_limit == 1
     eventually(lambda: engine.count() == 10)
     assert [(row.reason, row.by, row.connection.peer[0]) for row in engine.closed()] == [
@@ -468,7 +458,7 @@ def test_connections_of_one_client_have_a_bound(start: Start, workers: int) -> N
     ]
     clients[6].close()
     eventually(lambda: engine.count() == 9)
-    assert not refused(engine, v1("192.0.2.3"))
+    assert not refused(port_of(engine), header=v1("192.0.2.3"))
     # The balancer's own connections are not counted.
     local = [Client(port_of(engine)) for _ in range(5)]
     for client in local:
@@ -487,14 +477,14 @@ def test_clients_have_a_rate(start: Start, limit: str, counter: str, reason: Rea
     engine = start(behind(), **{limit: 3})
     admitted = 0
     while getattr(engine.listener_stats()[0], counter) == 0:
-        admitted += not refused(engine, V1)
+        admitted += not refused(port_of(engine), header=V1)
         assert admitted < 1000
     assert admitted >= 3
     eventually(lambda: engine.count() == 0)
     assert Counter(row.reason for row in engine.closed(limit=1000))[reason] == 1
     if limit == "accepts_per_s_per_address":
-        assert not refused(engine, v1("192.0.2.8"))
-        assert not refused(engine, LOCAL)
+        assert not refused(port_of(engine), header=v1("192.0.2.8"))
+        assert not refused(port_of(engine), header=LOCAL)
 
 
 def test_a_service_in_python_sees_the_client_and_its_balancer(start: Start) -> None:

@@ -12,7 +12,7 @@ import pytest
 from iocpd.api.bans.schemas import BanPage, BanView
 from tests.integration.conftest import Api, Serve
 from tests.integration.server import START_SECONDS, Server, run
-from tests.support import Client, connect, eventually
+from tests.support import Client, connect, eventually, refused
 
 
 def ban(server: Server, address: str, **more: Any) -> dict[str, Any]:
@@ -23,27 +23,17 @@ def ban(server: Server, address: str, **more: Any) -> dict[str, Any]:
     return made
 
 
-def refused(server: Server) -> bool:
-    """Whether a client of this machine is turned away: its stream ends, and there is no echo."""
-    try:
-        with Client(server.port) as client:
-            client.send(b"x")
-            return client.socket.recv(1) == b""
-    except (ConnectionResetError, BrokenPipeError):
-        return True
-
-
 def test_a_ban_keeps_away_until_it_is_lifted(server: Server) -> None:
-    assert not refused(server)
+    assert not refused(server.port)
     made = ban(server, "127.0.0.0/8", reason="abuse")
     BanView.model_validate(made, extra="forbid")
     assert made["expires_at"] is None
     assert made["created_by"] == "local"
-    assert refused(server)
+    assert refused(server.port)
     assert server.get("/v1/listeners")["items"][0]["accepted"] == 1
     assert server.get(f"/v1/bans/{made['id']}") == made | {"kicked": None}
     assert server.http.delete(f"/v1/bans/{made['id']}").status_code == 204
-    assert not refused(server)
+    assert not refused(server.port)
     for method in ("GET", "DELETE"):
         answer = server.http.request(method, f"/v1/bans/{made['id']}")
         assert (answer.status_code, answer.json()["code"]) == (404, "ban_unknown")
@@ -52,8 +42,8 @@ def test_a_ban_keeps_away_until_it_is_lifted(server: Server) -> None:
 def test_a_ban_has_an_end(server: Server) -> None:
     made = ban(server, "127.0.0.1", ttl="700ms")
     assert made["address"] == "127.0.0.1"
-    assert refused(server)
-    eventually(lambda: not refused(server))
+    assert refused(server.port)
+    eventually(lambda: not refused(server.port))
     assert server.http.get(f"/v1/bans/{made['id']}").status_code == 404
     assert server.get("/v1/bans")["total"] == 0
     ban(server, "127.0.0.1")
@@ -80,7 +70,7 @@ def test_a_ban_ends_who_is_there_with_its_reason_and_a_farewell(server: Server) 
         assert (closed["reason"], closed["by"], closed["text"]) == ("banned", "operator", "abuse")
     metrics = server.http.get("/metrics").text
     assert 'iocpd_closed_connections_total{by="operator",reason="banned"} 20.0' in metrics.splitlines()
-    assert refused(server)
+    assert refused(server.port)
     metrics = server.http.get("/metrics").text
     assert (
         f'iocpd_refused_connections_total{{listener="127.0.0.1:{server.port}",reason="banned",service="echo"}} 1.0'
@@ -111,7 +101,7 @@ def test_bans_outlive_a_restart(tmp_path: Path, serve: Serve) -> None:
     }
     second = serve(state_dir=state)
     assert second.get(f"/v1/bans/{kept['id']}") == kept | {"kicked": None}
-    assert refused(second)
+    assert refused(second.port)
     eventually(lambda: second.get("/v1/bans")["total"] == 1)
 
 
@@ -134,7 +124,7 @@ def test_nothing_changes_when_the_file_can_not_be_written_and_the_service_goes_o
     assert (answer.status_code, answer.json()["code"]) == (507, "bans_not_saved")
     assert "bans.json" in answer.json()["detail"]
     assert client.echoes(b"not kicked")
-    assert not refused(server)
+    assert not refused(server.port)
     assert server.get("/v1/bans")["items"] == []
     assert [path.name for path in file.parent.glob("*bans*")] == ["bans.json"]
     file.rmdir()
@@ -143,7 +133,7 @@ def test_nothing_changes_when_the_file_can_not_be_written_and_the_service_goes_o
     file.mkdir()
     answer = server.http.delete(f"/v1/bans/{made['id']}")
     assert (answer.status_code, answer.json()["code"]) == (507, "bans_not_saved")
-    assert refused(server)
+    assert refused(server.port)
     assert server.get("/v1/bans")["total"] == 1
 
 
@@ -241,12 +231,12 @@ def test_a_hundred_thousand_bans_are_loaded_before_the_service_is_ready(tmp_path
     rows.append(rows[0] | {"id": _id(count), "address": "127.0.0.0/8"})
     (state / "bans.json").write_text(json.dumps({"version": 1, "bans": rows}))
     server = serve(state_dir=state)
-    assert refused(server)
+    assert refused(server.port)
     assert server.get("/v1/bans", limit=1)["total"] == count
     assert len(server.get("/v1/bans", limit=1000)["items"]) == 1000
     assert server.get("/v1/bans", address="10.1.2.3")["items"][0]["address"] == "10.1.2.3"
     assert server.http.delete(f"/v1/bans/{_id(count)}").status_code == 204
-    assert not refused(server)
+    assert not refused(server.port)
     server.http.post("/v1/node/shutdown")
     assert server.wait(START_SECONDS) == 0
     assert len(json.loads((state / "bans.json").read_text())["bans"]) == count - 1

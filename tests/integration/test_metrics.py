@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ from iocpd.core import TURN_BUCKETS
 from tests.integration.conftest import Serve
 from tests.integration.server import Server
 from tests.integration.sse import watch
-from tests.support import Client, eventually
+from tests.support import Client, eventually, refused
 
 PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool")
 
@@ -101,16 +100,15 @@ def test_what_was_done_is_counted(server: Server) -> None:
 def test_refusals_are_counted_by_reason(serve: Serve) -> None:
     server = serve(max_connections=2)
     clients = server.connect(2)
-    with contextlib.suppress(ConnectionResetError):  # it may be refused that soon
-        Client(server.port).close()
+    assert refused(server.port)
     listener = ("listener", f"127.0.0.1:{server.port}")
 
-    def refused(reason: str) -> float:
+    def refusals(reason: str) -> float:
         return samples(server)["iocpd_refused_connections_total", listener, ("reason", reason), ("service", "echo")]
 
-    eventually(lambda: refused("limit") == 1)
+    eventually(lambda: refusals("limit") == 1)
     for reason in ("memory", "gone", "banned", "address_limit", "address_rate", "rate"):
-        assert refused(reason) == 0
+        assert refusals(reason) == 0
     assert clients
 
 

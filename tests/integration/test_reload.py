@@ -15,7 +15,7 @@ from iocpd.api.node.reload import RELOADABLE
 from iocpd.api.settings import Settings
 from tests.integration.conftest import Api, Serve
 from tests.integration.server import Server
-from tests.support import Client, eventually
+from tests.support import eventually, refused
 
 needs_hangup = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
 
@@ -64,9 +64,10 @@ def test_what_can_change_changes_and_the_rest_is_told(serve: Serve, file: Path) 
     sent = server.http.post(f"/v1/connections/{server.id_of(client)}/messages", json={"text": "x" * 11})
     assert sent.status_code == 413
     assert client.echoes(b"still here")
-    second, third = Client(server.port), Client(server.port)
-    eventually(lambda: server.get("/v1/listeners")["items"][0]["refused_limit"] == 1)
-    for each in (client, second, third):
+    (second,) = server.connect()
+    assert refused(server.port)
+    assert server.get("/v1/listeners")["items"][0]["refused_limit"] == 1
+    for each in (client, second):
         each.close()
 
 
