@@ -33,7 +33,7 @@ static uint64_t pause_limit(const struct connection *connection) {
 }
 
 static void mark_dirty(struct connection *connection) {
-    if (connection->flags & CONNECTION_DIRTY) return;
+    if (connection->flags & (CONNECTION_DIRTY | CONNECTION_LEAVING)) return;
     connection->flags |= CONNECTION_DIRTY;
     connection->next = connection->worker->dirty;
     connection->worker->dirty = connection;
@@ -489,8 +489,7 @@ static void closed_put(struct worker *worker, const iocpd_closed *row) {
     labels_retire(worker->engine, (struct labels *)(uintptr_t)before.connection.labels);
 }
 
-/* Nothing is outstanding any more: what the kernel had is ours again. */
-static void finish(struct connection *connection) {
+void connection_finish(struct connection *connection) {
     struct worker *worker = connection->worker;
     iocpd_closed row;
     closed_row(connection, &row);
@@ -521,11 +520,20 @@ static void finish(struct connection *connection) {
     engine_connection_ended(worker->engine, listener, visitor);
 }
 
+static void leave(struct connection *connection) {
+    struct leaving *leaving = &connection->worker->leaving;
+    connection->flags |= CONNECTION_LEAVING;
+    connection->next = NULL;
+    if (leaving->last) leaving->last->next = connection;
+    else leaving->first = connection;
+    leaving->last = connection;
+}
+
 static void closing_step(struct connection *connection) {
     struct worker *worker = connection->worker;
     struct port_socket *socket = &connection->socket;
     if (!socket->receive.outstanding && !socket->send.outstanding) {
-        finish(connection);
+        leave(connection);
     } else if (!(connection->flags & CONNECTION_CANCELLED)) {
         connection->flags |= CONNECTION_CANCELLED;
         if (socket->receive.outstanding) worker->driver->receive_cancel(worker->port, socket);

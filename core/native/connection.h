@@ -2,9 +2,9 @@
  *
  *   OPEN ──────────► DRAINING ──────────► CLOSING ──────────► FREE
  *         drain:               terminate:            the last final event:
- *         flush, SD_SEND,      cancel what is        close the socket, write the closed
- *         read to the end      outstanding           record, tell who waits
- *         or a deadline
+ *         flush, SD_SEND,      cancel what is        wait for a place in a turn (worker->leaving),
+ *         read to the end      outstanding           close the socket, write the closed
+ *         or a deadline                              record, tell who waits
  *
  * A connection that begins with a PROXY header is ARRIVING before it is OPEN: see arrival.h.
  *
@@ -37,6 +37,7 @@ enum connection_flag {
     CONNECTION_PYTHON_PAUSED = 64, /* as RELAY_PAUSED, because its service has not handled enough; in worker->python_paused */
     CONNECTION_ANSWERS = 128,      /* DRAINING: its service still answers what was received */
     CONNECTION_ENTERING = 256,     /* ARRIVING: worker 0 looks at its client; what comes meanwhile waits */
+    CONNECTION_LEAVING = 512,      /* CLOSING: in worker->leaving */
     CONNECTION_PAUSES = CONNECTION_PAUSED | CONNECTION_RELAY_PAUSED | CONNECTION_PYTHON_PAUSED | CONNECTION_ENTERING,
 };
 
@@ -59,7 +60,7 @@ struct connection {
     struct worker *worker;
     struct outgoing *first, *last;  /* the send queue */
     struct port_gather *gather;     /* of the outstanding send, if it has several pieces */
-    struct connection *next;        /* free list, or worker->dirty */
+    struct connection *next;        /* free list, worker->dirty or worker->leaving */
     struct connection *next_paused; /* worker->relay_paused or worker->python_paused */
     struct frame_rest *rest;        /* of a message that has not come whole yet; NULL: there is none */
     struct session *session;        /* with its service in Python */
@@ -88,6 +89,8 @@ void connection_sent(struct connection *connection, const struct port_event *eve
 void connection_timer(struct connection *connection);
 /* What its place in worker->dirty is for: send, then see what the state asks for. */
 void connection_flush(struct connection *connection);
+/* What its place in worker->leaving was for: the kernel has given back all that it had, and the connection is over. */
+void connection_finish(struct connection *connection);
 
 /* Queues received bytes as they are; takes the buffer over. The bytes count as taken in: they go out, or the connection has
  * ended. Above the soft limit the receive pauses. */

@@ -6,6 +6,9 @@
 enum {
     MESSAGES_PER_TURN = 32, /* each may be a send or an end, and those who are ready wait for them */
     TIMERS_PER_TURN = 32,   /* likewise */
+    ENDS_PER_TURN = 16,     /* likewise, and for no longer than ENDS_NS: */
+    ENDS_NS = 100000,       /* a close frees all that the kernel had queued for the client, which may be many pieces */
+    CLOSING_ENOUGH = 8,     /* so many connections are ending: whatever ends more of them waits */
     GATHERS_KEPT = 64,
     LIMITS_SLICE = 512,
 };
@@ -37,7 +40,7 @@ static void closed_destroy(struct worker *worker) {
 }
 
 void worker_destroy(struct worker *worker) {
-    ASSERT(worker->load == 0 && !worker->dirty && !worker->fanouts.first);
+    ASSERT(worker->load == 0 && !worker->dirty && !worker->leaving.first && !worker->fanouts.first);
     if (worker->port) worker->driver->close(worker->port);
     while (worker->gathers) {
         struct port_gather *gather = worker->gathers;
@@ -128,8 +131,12 @@ static void message_do(struct worker *worker, struct message *message) {
     }
 }
 
+/* Then the kernel has few cancels to work off at a time: io_uring does 20 things in a call, and what has come for others stands
+ * behind them (IO_LOCAL_TW_DEFAULT_MAX of Linux 6.13 and newer). */
+static bool ends_enough(const struct worker *worker) { return worker->closing_count >= CLOSING_ENOUGH; }
+
 static void inbox_turn(struct worker *worker) {
-    for (int i = 0; i < MESSAGES_PER_TURN; i++) {
+    for (int i = 0; i < MESSAGES_PER_TURN && (i == 0 || !ends_enough(worker)); i++) {
         struct message *message = inbox_pop(worker);
         if (!message) return;
         message_do(worker, message);
@@ -243,7 +250,7 @@ static void event_do(struct worker *worker, const struct port_event *event) {
 
 /* What is left is due when the port asks for how long to wait. */
 static void timers_turn(struct worker *worker) {
-    for (int i = 0; i < TIMERS_PER_TURN; i++) {
+    for (int i = 0; i < TIMERS_PER_TURN && (i == 0 || !ends_enough(worker)); i++) {
         struct connection *connection = timers_due(&worker->timers, worker->now_ns);
         if (!connection) return;
         connection_timer(connection);
@@ -267,6 +274,17 @@ static void dirty_turn(struct worker *worker) {
         struct connection *connection = worker->dirty;
         worker->dirty = connection->next;
         connection_flush(connection);
+    }
+}
+
+static void leaving_turn(struct worker *worker) {
+    struct leaving *leaving = &worker->leaving;
+    int64_t until_ns = platform_monotonic_ns() + ENDS_NS;
+    for (int i = 0; leaving->first && i < ENDS_PER_TURN && (i == 0 || platform_monotonic_ns() < until_ns); i++) {
+        struct connection *connection = leaving->first;
+        leaving->first = connection->next;
+        if (!leaving->first) leaving->last = NULL;
+        connection_finish(connection);
     }
 }
 
@@ -332,12 +350,13 @@ void worker_turn(struct worker *worker) {
     if (worker->relay_paused) relay_turn(worker);
     if (worker->python_paused || u32_load(&worker->python_broken)) python_turn(worker);
     dirty_turn(worker);
+    if (worker->leaving.first) leaving_turn(worker);
     if (worker->python_pushed) python_wake(worker);
 
     int64_t now = platform_monotonic_ns();
     turn_took(worker, (uint64_t)(now - worker->now_ns));
     worker->now_ns = now;
-    busy |= worker->limits_busy || worker->backlog;
+    busy |= worker->limits_busy || worker->backlog || worker->leaving.first;
     int64_t timeout_ns = busy ? 0 : shorter(shorter(timers_next(&worker->timers, now), drain_ns), accept_ns);
     uint32_t count = worker_wait(worker, events, timeout_ns);
     if (count || u32_load(&worker->attention)) worker->poll_until_ns = worker->now_ns + worker->busy_poll_ns;

@@ -44,6 +44,11 @@ struct adoption {
     bool arriving; /* a PROXY header must come first */
 };
 
+/* Connections whose last final event has come, oldest first. */
+struct leaving {
+    struct connection *first, *last;
+};
+
 struct worker {
     struct iocpd_engine *engine;
     uint32_t number;
@@ -60,6 +65,7 @@ struct worker {
 
     uint32_t open_count, closing_count; /* connections in these states; open: or arriving */
     struct connection *dirty;           /* have something to send or to decide at the end of the turn */
+    struct leaving leaving;             /* are over but for what is to be given back */
     struct connection *relay_paused;    /* senders that wait until relayed messages are fewer */
     struct connection *python_paused;   /* senders that wait until a service in Python has handled more */
     bool python_pushed;                 /* services in Python have got something: python_wake */
