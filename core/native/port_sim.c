@@ -511,7 +511,7 @@ static uint32_t sim_port_wait(struct port *base, struct port_event *events, uint
     port_assert_owner(base);
     struct sim_port *port = sim_port(base);
     u64_bump(&base->counters.waits, 1);
-    oracle_settled(base);
+    oracle_settled(base, timeout_ns);
     int64_t until = timeout_ns < 0 ? INT64_MAX : sim_now_ns() + timeout_ns;
     uint32_t count = deliver(port, events, capacity);
     bool spurious = sim_fault(FAULT_SPURIOUS, 20);

@@ -145,7 +145,8 @@ void sim_trace(const char *format, ...) __attribute__((format(printf, 1, 2)));
 extern bool sim_tracing;
 
 /* What the oracle wants to see. */
-void oracle_settled(const struct port *port);    /* a worker has done all it could and goes to wait */
+/* A worker has done all it could and goes to wait, for so long. */
+void oracle_settled(const struct port *port, int64_t timeout_ns);
 void oracle_attached(struct sim_stream *stream); /* a connection is in its slot */
 void oracle_released(struct sim_stream *stream); /* its end: its fields are still those of the connection */
 void oracle_sent(struct sim_stream *stream, const uint8_t *data, uint32_t bytes); /* the kernel has taken these */

@@ -135,12 +135,14 @@ static void message_do(struct worker *worker, struct message *message) {
  * behind them (IO_LOCAL_TW_DEFAULT_MAX of Linux 6.13 and newer). */
 static bool ends_enough(const struct worker *worker) { return worker->closing_count >= CLOSING_ENOUGH; }
 
-static void inbox_turn(struct worker *worker) {
+/* True when there may be more: in the backlog, or behind it in the inbox, for which nobody will ask for attention again. */
+static bool inbox_turn(struct worker *worker) {
     for (int i = 0; i < MESSAGES_PER_TURN && (i == 0 || !ends_enough(worker)); i++) {
         struct message *message = inbox_pop(worker);
-        if (!message) return;
+        if (!message) return false;
         message_do(worker, message);
     }
+    return true;
 }
 
 void worker_close_inbox(struct worker *worker) {
@@ -342,9 +344,9 @@ void worker_turn(struct worker *worker) {
     u64_bump(&worker->turns, 1);
     if (u32_load(&worker->attention)) u32_exchange(&worker->attention, 0); /* before looking at what it may be for */
     timers_turn(worker);
-    inbox_turn(worker);
+    bool busy = inbox_turn(worker);
     int64_t drain_ns = drain_turn(worker), accept_ns = worker->number == 0 ? engine_accept_turn(worker->engine) : -1;
-    bool busy = fanout_turn(worker);
+    busy |= fanout_turn(worker);
     if (worker->limits_version != u32_load(&worker->engine->limits_version) || worker->limits_busy)
         worker->limits_busy = limits_turn(worker);
     if (worker->relay_paused) relay_turn(worker);
@@ -356,7 +358,7 @@ void worker_turn(struct worker *worker) {
     int64_t now = platform_monotonic_ns();
     turn_took(worker, (uint64_t)(now - worker->now_ns));
     worker->now_ns = now;
-    busy |= worker->limits_busy || worker->backlog || worker->leaving.first;
+    busy |= worker->limits_busy || worker->leaving.first;
     int64_t timeout_ns = busy ? 0 : shorter(shorter(timers_next(&worker->timers, now), drain_ns), accept_ns);
     uint32_t count = worker_wait(worker, events, timeout_ns);
     if (count || u32_load(&worker->attention)) worker->poll_until_ns = worker->now_ns + worker->busy_poll_ns;

@@ -19,6 +19,7 @@ enum {
     PATIENCE_NS = 100 * 1000 * 1000, /* what late wakes and late cancels may cost together */
     HELD_TURNS = 16,                 /* of a pause for which there is no reason any more */
     WAITING_TURNS = 2,               /* of what waits at a worker */
+    OVERDUE_TURNS = 5,               /* of a deadline: a turn ends 8 connections at most, and there are up to 40 */
 };
 
 struct witness witnesses[SIM_STREAMS_MAX];
@@ -31,8 +32,8 @@ static uint64_t early[EARLY_MAX]; /* told of before their attach */
 static uint32_t early_count;
 
 static struct waiting {
-    uint32_t backlog_turns, fanout_turns; /* that a worker went to wait with something left: at all, of the same fanout */
-    const void *fanout;
+    uint32_t backlog_turns, fanout_turns, leaving_turns; /* that a worker went to wait with something left: at all, of the same */
+    const void *fanout, *leaving;
 } waiting[WORKERS_MAX];
 
 static int64_t attention_ns[WORKERS_MAX]; /* since when a sleeping worker has been asked for attention; 0: it is not */
@@ -180,13 +181,14 @@ void oracle_released(struct sim_stream *stream) {
 
 /* ---- a worker that goes to wait ----------------------------------------------------------------------------------------------- */
 
-/* True when it is over; complains if it was over a turn ago. */
+/* True when it is over; complains if it has been for too long. While connections end, a turn looks at few who are due. */
 static bool overdue(const struct connection *connection, const char *what, int64_t since_ns, uint32_t ms, int64_t returned_ns) {
     int64_t due = since_ns + (int64_t)ms * 1000000, noticed = limits.changed_ns + (limits.changed_ns ? PATIENCE_NS : 0);
     if (due < noticed) due = noticed;
     if (!ms || due >= returned_ns) return false;
     struct witness *witness = witness_of(connection_token(connection));
-    if (witness->overdue_turns++) sim_fail("connection %u: its %s is over", witness->writer.number, what);
+    if (connection->worker->closing_count == 0 && witness->overdue_turns++ > OVERDUE_TURNS)
+        sim_fail("connection %u: its %s is over", witness->writer.number, what);
     return true;
 }
 
@@ -194,7 +196,8 @@ static bool overdue(const struct connection *connection, const char *what, int64
 static void deadlines_check(struct witness *witness, const struct connection *connection, int64_t returned_ns) {
     bool late = false;
     if (connection->state == IOCPD_OPEN) {
-        if (connection->bytes_in == 0 && limits.smallest.first_byte_ms && !(connection->flags & CONNECTION_PYTHON_PAUSED))
+        /* Who waits for his service is neither silent nor idle, and his time begins again when that is over. */
+        if (!connection->session && connection->bytes_in == 0 && limits.smallest.first_byte_ms)
             late |= overdue(connection, "first_byte_ms", (int64_t)connection->connected_ns, limits.largest.first_byte_ms,
                             returned_ns);
         if (!connection->session && limits.smallest.idle_ms)
@@ -286,7 +289,8 @@ static void connection_check(const struct connection *connection, int64_t return
     if (connection->state != IOCPD_OPEN) patience_check(witness, sim_stream_at((uint32_t)(witness - witnesses)), connection);
     if (connection->state == IOCPD_CLOSING_STATE) {
         const struct sim_stream *stream = sim_stream_at((uint32_t)(witness - witnesses));
-        if (!receives && !sends) sim_fail("connection %llx is closing, and nothing will end it", (unsigned long long)token);
+        if (!receives && !sends && !(connection->flags & CONNECTION_LEAVING))
+            sim_fail("connection %llx is closing, and nothing will end it", (unsigned long long)token);
         if ((receives && !stream->receive.cancelled) || (sends && !stream->send.cancelled))
             sim_fail("connection %llx is closing, and an operation was not cancelled", (unsigned long long)token);
         return;
@@ -347,14 +351,17 @@ static void services_check(struct iocpd_engine *engine) {
     }
 }
 
-/* What waits at a worker is far less here than one turn does. */
+/* What waits at a worker is far less here than one turn does, but while connections end. */
 static void waiting_check(const struct worker *worker) {
     struct waiting *waits = &waiting[worker->number];
-    const void *fanout = worker->fanouts.first;
-    waits->backlog_turns = worker->backlog ? waits->backlog_turns + 1 : 0;
+    const void *fanout = worker->fanouts.first, *leaving = worker->leaving.first;
+    if (!worker->backlog) waits->backlog_turns = 0;
+    else if (worker->closing_count == 0) waits->backlog_turns++;
     waits->fanout_turns = fanout && fanout == waits->fanout ? waits->fanout_turns + 1 : 0;
     waits->fanout = fanout;
-    if (waits->backlog_turns > WAITING_TURNS || waits->fanout_turns > WAITING_TURNS)
+    waits->leaving_turns = leaving && leaving == waits->leaving ? waits->leaving_turns + 1 : 0;
+    waits->leaving = leaving;
+    if (waits->backlog_turns > WAITING_TURNS || waits->fanout_turns > WAITING_TURNS || waits->leaving_turns > WAITING_TURNS)
         sim_fail("worker %u: what waits for it is not done for %u turns", worker->number, WAITING_TURNS);
 }
 
@@ -366,9 +373,9 @@ void oracle_not_served(const struct sim_stream *stream, uint32_t turns) {
     sim_fail("a client waits to be accepted, and for %u turns it has not been", turns);
 }
 
-void oracle_settled(const struct port *port) {
+void oracle_settled(const struct port *port, int64_t timeout_ns) {
     const struct worker *worker = CONTAINER_OF(port->pool, struct worker, pool);
-    uint32_t open = 0, closing = 0, used = 0, pending = 0;
+    uint32_t open = 0, closing = 0, used = 0, pending = 0, leaving = 0;
     uint64_t pending_bytes = 0;
     if (!worker->port) return; /* it is just being opened */
     world.begun = worker->engine;
@@ -381,12 +388,17 @@ void oracle_settled(const struct port *port) {
         used++;
         open += connection->state == IOCPD_OPEN;
         closing += connection->state == IOCPD_CLOSING_STATE;
+        leaving += connection->flags & CONNECTION_LEAVING ? 1 : 0;
         pending += connection->socket.receive.outstanding + connection->socket.send.outstanding;
         pending_bytes += connection->pending_bytes;
     }
     for (uint32_t i = 0; worker->number == 0 && i < worker->engine->listener_count; i++)
         pending += worker->engine->listeners[i].port.accept.outstanding;
     if (worker->dirty) sim_fail("worker %u goes to wait with dirty connections", worker->number);
+    for (const struct connection *over = worker->leaving.first; over; over = over->next) leaving--;
+    if (leaving) sim_fail("worker %u has lost connections that are over", worker->number);
+    if (worker->leaving.first && timeout_ns != 0)
+        sim_fail("worker %u goes to wait for something, and connections that are over wait for it", worker->number);
     if (worker->table.used != used || worker->open_count != open || worker->closing_count != closing)
         sim_fail("worker %u counts %u connections, %u open, %u closing; there are %u, %u, %u", worker->number, worker->table.used,
                  worker->open_count, worker->closing_count, used, open, closing);
