@@ -39,8 +39,8 @@ enum {
     FINISHED, /* in the list ready, with its final event */
 };
 
-/* port_socket.flags: what the edges said last */
-enum { CAN_READ = 1, PEER_SHUT = 2 };
+/* port_socket.flags: what the edges said last, and whether the last receive filled a buffer */
+enum { CAN_READ = 1, PEER_SHUT = 2, FILLS = 4 };
 
 struct epoll_port {
     struct port base;
@@ -156,47 +156,66 @@ static void epoll_port_receive_cancel(struct port *base, struct port_socket *soc
     if (receive->state == STARVED) list_move(&port->readable, &port->starved, READABLE);
 }
 
-/* One buffer's worth. True when the socket may have more. */
-static bool receive_once(struct epoll_port *port, struct port_socket *socket, struct port_event *event) {
-    struct port_operation *receive = &socket->receive;
-    *event = (struct port_event){.kind = PORT_RECEIVED, .socket = socket};
-    if (receive->flags & OPERATION_CANCEL) {
-        event->final = true;
-        event->error = PORT_CANCELLED;
-        return false;
+/* The last event: of an end, an error or a cancel. */
+static uint32_t receive_end(struct epoll_port *port, struct port_socket *socket, struct port_event *event, enum port_error error,
+                            int os_error) {
+    socket->receive.state = IDLE;
+    port_end(&port->base, &socket->receive);
+    *event = (struct port_event){.kind = PORT_RECEIVED, .final = true, .error = error, .os_error = os_error, .socket = socket};
+    return 1;
+}
+
+/* The first `bytes` of these buffers are filled: an event for each that has some, and the others go back. */
+static uint32_t receive_filled(struct port_socket *socket, struct buffer **buffers, uint32_t taken, uint32_t bytes,
+                               struct port_event *events) {
+    uint32_t count = 0;
+    for (; bytes > 0; count++) {
+        struct buffer *buffer = buffers[count];
+        buffer->bytes = bytes < buffer->pool->buffer_bytes ? bytes : buffer->pool->buffer_bytes;
+        bytes -= buffer->bytes;
+        events[count] = (struct port_event){.kind = PORT_RECEIVED, .socket = socket, .buffer = buffer, .bytes = buffer->bytes};
     }
-    struct buffer *buffer = buffer_take(port->base.pool);
-    if (!buffer) {
+    while (taken > count) buffer_free(buffers[--taken]);
+    return count;
+}
+
+/* One call, for one buffer or, where the last one was filled, for as many as there is room for. *more: the socket may have more.
+ */
+static uint32_t receive_once(struct epoll_port *port, struct port_socket *socket, struct port_event *events, uint32_t room,
+                             bool *more) {
+    struct port_operation *receive = &socket->receive;
+    struct buffer_pool *pool = port->base.pool;
+    struct buffer *buffers[RECEIVES_PER_WAIT];
+    struct iovec pieces[RECEIVES_PER_WAIT];
+    uint32_t wanted = socket->flags & FILLS ? room : 1, taken = 0;
+    *more = false;
+    if (receive->flags & OPERATION_CANCEL) return receive_end(port, socket, events, PORT_CANCELLED, 0);
+    for (; taken < wanted && (buffers[taken] = buffer_take(pool)); taken++)
+        pieces[taken] = (struct iovec){buffers[taken]->memory, pool->buffer_bytes};
+    if (!taken) {
         u64_bump(&port->base.counters.starved, 1);
         receive->state = STARVED;
         list_push(&port->starved, receive);
-        event->kind = PORT_WOKEN; /* no event of its own */
-        return false;
+        return 0;
     }
     ssize_t bytes;
-    do bytes = recv(socket->handle, buffer->memory, port->base.pool->buffer_bytes, 0);
+    do
+        bytes =
+            taken == 1 ? recv(socket->handle, pieces->iov_base, pieces->iov_len, 0) : readv(socket->handle, pieces, (int)taken);
     while (bytes < 0 && errno == EINTR);
-    if (bytes > 0) {
-        buffer->bytes = (uint32_t)bytes;
-        event->buffer = buffer;
-        event->bytes = buffer->bytes;
-        /* A short read has emptied a stream socket (epoll(7)); but an end of file behind it makes no edge of its own. */
-        if (buffer->bytes == port->base.pool->buffer_bytes || socket->flags & PEER_SHUT) return true;
-        socket->flags &= ~(uint32_t)CAN_READ;
-        receive->state = WAITING;
-        return false;
-    }
-    buffer_free(buffer);
-    if (bytes < 0 && errno == EAGAIN) {
-        socket->flags &= ~(uint32_t)CAN_READ;
-        receive->state = WAITING;
-        event->kind = PORT_WOKEN;
-        return false;
-    }
-    event->final = true;
-    event->os_error = bytes < 0 ? errno : 0;
-    event->error = bytes < 0 ? linux_port_error(errno) : PORT_OK;
-    return false;
+    int error = bytes < 0 ? errno : 0;
+    uint32_t count = receive_filled(socket, buffers, taken, bytes > 0 ? (uint32_t)bytes : 0, events);
+    if (bytes == 0 || (error && error != EAGAIN))
+        return receive_end(port, socket, events, error ? linux_port_error(error) : PORT_OK, error);
+    bool filled = count == taken && count > 0 && events[count - 1].bytes == pool->buffer_bytes;
+    if (filled || count > 1) socket->flags |= FILLS;
+    else socket->flags &= ~(uint32_t)FILLS;
+    /* A short read has emptied a stream socket (epoll(7)); but an end of file behind it makes no edge of its own. */
+    *more = filled || (bytes > 0 && socket->flags & PEER_SHUT);
+    if (*more) return count;
+    socket->flags &= ~(uint32_t)CAN_READ;
+    receive->state = WAITING;
+    return count;
 }
 
 static uint32_t receive_all(struct epoll_port *port, struct port_event *events, uint32_t capacity) {
@@ -205,16 +224,9 @@ static uint32_t receive_all(struct epoll_port *port, struct port_event *events, 
     for (uint32_t left = port->readable.count; left > 0 && count < capacity; left--) {
         struct port_operation *receive = list_pop(&port->readable);
         struct port_socket *socket = CONTAINER_OF(receive, struct port_socket, receive);
+        uint32_t until = capacity - count < RECEIVES_PER_WAIT ? capacity : count + RECEIVES_PER_WAIT;
         bool more = true;
-        for (uint32_t turn = 0; more && turn < RECEIVES_PER_WAIT && count < capacity; turn++) {
-            struct port_event *event = &events[count];
-            more = receive_once(port, socket, event);
-            if (event->kind == PORT_RECEIVED) count++;
-            if (event->final && event->kind == PORT_RECEIVED) {
-                receive->state = IDLE;
-                port_end(&port->base, receive);
-            }
-        }
+        while (more && count < until) count += receive_once(port, socket, events + count, until - count, &more);
         if (more) list_push(&port->readable, receive);
     }
     return count;

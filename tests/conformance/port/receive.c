@@ -182,6 +182,34 @@ static void connection_that_fell_silent_holds_no_buffer(struct rig *rig) {
     for (int i = 0; i < CLIENTS; i++) client_close(clients[i]);
 }
 
+/* A driver may take several buffers at a time from who sends much: what it does not fill it gives back, and a single byte, or
+ * just as much as they hold, is not lost between two ways of receiving. */
+static void messages_of_all_sizes_are_whole_and_hold_no_buffer(struct rig *rig) {
+    const uint32_t one = rig->pool.buffer_bytes;
+    const uint32_t sizes[] = {1,           one,      3 * one,  1,   1,   one + 1, 4 * one - 1, 8 * one, 1,
+                              8 * one + 1, 20 * one, 16 * one, one, one, 1};
+    socket_t client;
+    uint32_t sent = 0;
+    rig_turn(rig, 0);
+    uint32_t available = buffer_available(&rig->pool);
+    struct connection *connection = rig_connect(rig, &client);
+    rig_receive(rig, connection);
+    uint8_t *data = pattern_new(7, 100 * one);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        client_send(client, data + sent, sizes[i]);
+        sent += sizes[i];
+        UNTIL(rig, connection->byte_count == sent);
+    }
+    CHECK(received_is(connection, data, sent) && connection->receiving);
+    rig_quiet(rig, 30000000);
+    CHECK(buffer_available(&rig->pool) == available);
+    client_send(client, data + sent, 5 * one);
+    client_close(client); /* the end right behind it */
+    UNTIL(rig, connection->receive_finals == 1);
+    CHECK(connection->end_of_file && received_is(connection, data, sent + 5 * one));
+    free(data);
+}
+
 /* Takes data into held buffers until the pool has none left, and no event comes any more. */
 static void drain_pool(struct rig *rig) {
     UNTIL(rig, u64_load(&rig->port->counters.starved) > 0);
@@ -345,6 +373,7 @@ const struct test receive_tests[] = {
     TEST(paused_receive_loses_no_byte),
     TEST(idle_connection_holds_no_buffer),
     TEST(connection_that_fell_silent_holds_no_buffer),
+    TEST(messages_of_all_sizes_are_whole_and_hold_no_buffer),
 #ifdef __linux__
     TEST_OF(io_uring, cancel_that_waits_ends_with_its_operation),
 #endif
