@@ -28,7 +28,8 @@ def main() -> int:
     parser.add_argument(
         "--realtime",
         action="store_true",
-        help="what is measured comes before everything else on this machine, whose other work would show; needs root",
+        help="what is measured comes before everything else on this machine, whose other work would show, and no "
+        "processor sleeps; needs root",
     )
     options = parser.parse_args()
     if unknown := [name for name in options.scenarios if name not in SCENARIOS]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ def compare(
         tempfile.TemporaryDirectory() as state,
         on(cores[-1]),
         _server(Path(state), backend, cores[0], scenario, size) as server,
+        awake(cores) if realtime else nullcontext(),
     ):
         before = ("chrt", "--fifo", "5") if realtime else ()
         if realtime:
@@ -111,6 +113,27 @@ def on(core: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def awake(cores: Sequence[int]) -> Iterator[None]:
+    """Each of these processors has something to do, after everything else: one of a virtual machine that has nothing
+    sleeps in its host, which may give it back milliseconds late."""
+    with ExitStack() as stack:
+        for core in cores:
+            command = [
+                "taskset",
+                "--cpu-list",
+                str(core),
+                "chrt",
+                "--idle",
+                "0",
+                sys.executable,
+                "-c",
+                "while True: pass",
+            ]
+            stack.callback(stack.enter_context(subprocess.Popen(command)).kill)
+        yield
 
 
 def _server(state: Path, backend: str, core: int, scenario: Scenario, size: Size) -> Server:
