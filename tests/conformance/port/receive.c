@@ -201,8 +201,7 @@ static void messages_of_all_sizes_are_whole_and_hold_no_buffer(struct rig *rig) 
         UNTIL(rig, connection->byte_count == sent);
     }
     CHECK(received_is(connection, data, sent) && connection->receiving);
-    rig_quiet(rig, 30000000);
-    CHECK(buffer_available(&rig->pool) == available);
+    UNTIL(rig, buffer_available(&rig->pool) == available); /* on Windows, a second after the last message */
     client_send(client, data + sent, 5 * one);
     client_close(client); /* the end right behind it */
     UNTIL(rig, connection->receive_finals == 1);
