@@ -8,6 +8,7 @@ import random
 import re
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -45,6 +46,23 @@ def test_a_line_says_what_listens_where_on_which_backend_and_why(serve: Serve, b
     assert node["backend"]["reason"]
     assert [listener["service"] for listener in server.get("/v1/listeners")["items"]] == ["echo", "relay"]
     assert Client(server.port).echoes(b"hello")
+
+
+def test_a_start_does_without_what_the_commands_tables_need(tmp_path: Path) -> None:
+    code = (
+        "import sys; from iocpd.api.cli import main;"
+        "status = main(['serve', '--backend', 'none']);"
+        "print(status, [name for name in ('iocpd.api.server', 'rich', 'pygments') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "2 ['iocpd.api.server']\n"
 
 
 def _has_ipv6() -> bool:
