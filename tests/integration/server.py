@@ -1,4 +1,4 @@
-"""Runs the real `iocpd serve` in a process of its own, on Linux from a template that has made its imports (template.py).
+"""Runs the real `iocpd serve` in a process of its own, on Linux one that the template has become (template.py).
 
 IOCPD_SERVE_COMMAND says how, if not with this Python: for example `winpy -m iocpd.api serve` runs the same tests
 against a Windows build under Wine. IOCPD_SERVE_BACKENDS then names the backends, separated by commas (default: iocp).
