@@ -19,8 +19,10 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import IO, NoReturn
 
+_ROOT = Path(__file__).parents[2]
 _LONGEST_ORDER = 1 << 18
 
 
@@ -83,7 +85,9 @@ def _template() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("IOCPD_")}
     with theirs:
-        process = subprocess.Popen([sys.executable, "-m", "tests.integration.template"], env=kept, stdin=theirs)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.template"], env=kept, cwd=_ROOT, stdin=theirs
+        )
 
     def end() -> None:
         ours.close()
