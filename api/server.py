@@ -131,9 +131,9 @@ class _Service:
         retrying = asyncio.create_task(self._retry_audit())
         if await _happens(server.ready, unless=serving):
             # What exists now stays; without it, a collection while somebody lists connections has little to look
-            # through.
-            gc.collect()
+            # through. To look for the little that does not stay would take longer than it is worth.
             gc.freeze()
+            gc.enable()
             self._announce()
             self._supervisor.ready()
         if not await _happens(self._stopping, unless=serving):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import selectors
 import socket
 import struct
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Self, TypeVar
 
 from iocpd.core import Connection, Engine
@@ -99,6 +101,24 @@ class Client:
 
     def close(self) -> None:
         self.socket.close()
+
+
+@contextlib.contextmanager
+def leaving(clients: list[Client]) -> Iterator[None]:
+    """Meanwhile each client closes its side when the server has closed its own."""
+
+    def leave(client: Client) -> None:
+        with contextlib.suppress(OSError):
+            client.read_to_any_end()
+        client.close()
+
+    threads = [threading.Thread(target=leave, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    yield
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive(), "a client that was kicked saw no end"
 
 
 def refused(port: int, host: str = "127.0.0.1", header: bytes = b"") -> bool:

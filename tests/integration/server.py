@@ -1,4 +1,4 @@
-"""Runs the real `iocpd serve` in a process of its own.
+"""Runs the real `iocpd serve` in a process of its own, on Linux one that the template has become (template.py).
 
 IOCPD_SERVE_COMMAND says how, if not with this Python: for example `winpy -m iocpd.api serve` runs the same tests
 against a Windows build under Wine. IOCPD_SERVE_BACKENDS then names the backends, separated by commas (default: iocp).
@@ -22,6 +22,7 @@ from typing import Any, Self
 import httpx
 
 from tests.integration.leaks import Leaks
+from tests.integration.template import Forked
 from tests.support import PATIENCE, Client, eventually
 
 OVERRIDE = shlex.split(os.environ.get("IOCPD_SERVE_COMMAND", ""))
@@ -37,8 +38,13 @@ START_SECONDS = 60.0
 
 
 def environment(state: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's, without settings of iocpd that somebody left in it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOCPD_")}
+    """This process's, without settings of iocpd that somebody left in it. Bytecode is kept: each process would compile
+    all of our modules again, which takes longer than its start."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("IOCPD_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
     return kept | {"IOCPD_STATE_DIR": str(state), "PYTHONUNBUFFERED": "1"} | dict(extra or {})
 
 
@@ -59,7 +65,8 @@ def run(
 class Server:
     """An `iocpd serve` that is ready. Settings are given by their names: `Server(state, idle_timeout="1s")`.
 
-    before: a command that runs another one, such as `prlimit --nofile=100`.
+    before: a command that runs another one, such as `prlimit --nofile=100`. anew: it is a process from its beginning,
+    as for a user, and does not come from the template.
     """
 
     def __init__(
@@ -71,18 +78,24 @@ class Server:
         arguments: Sequence[str] = (),
         key: str | None = None,
         before: Sequence[str] = (),
+        anew: bool = False,
         **settings: object,
     ) -> None:
         self.leaks = Leaks()
         self._state = state
-        command = [*before, *SERVE, "--http", "127.0.0.1:0", "--backend", backend, *arguments]
+        flags = ["--http", "127.0.0.1:0", "--backend", backend, *arguments]
         for listener in tcp:
-            command += ["--tcp", listener]
+            flags += ["--tcp", listener]
         extra = {f"IOCPD_{name.upper()}": str(value) for name, value in settings.items()}
         self._log = (state / "stderr.txt").open("w+", encoding="utf-8")
-        self.process = subprocess.Popen(
-            command, env=environment(state, extra), stdout=subprocess.PIPE, stderr=self._log, text=True
-        )
+        env = environment(state, extra)
+        self.process: subprocess.Popen[str] | Forked
+        if anew or before or OVERRIDE or sys.platform == "win32":
+            self.process = subprocess.Popen(
+                [*before, *SERVE, *flags], env=env, stdout=subprocess.PIPE, stderr=self._log, text=True
+            )
+        else:
+            self.process = Forked(["serve", *flags], env, self._log)
         self._arriving: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         self.lines: list[str] = []

@@ -15,7 +15,7 @@ import pytest
 from iocpd.api.keys import add_key
 from tests.integration.conftest import Api, Serve
 from tests.integration.server import Server
-from tests.support import eventually
+from tests.support import eventually, leaving
 
 MakeApi = Callable[[Path], Api]
 
@@ -161,7 +161,8 @@ def test_start_signal_and_stop_are_noted_and_no_payload_or_key_is(serve: Serve, 
     made = server.http.post("/v1/keys", json={"name": "bob", "role": "viewer"}).json()["key"]
     wrong = {"authorization": "Bearer iocpd_" + SECRET}
     assert server.http.delete(f"/v1/connections/{id}", headers=wrong).status_code == 401
-    kicked = server.http.delete(f"/v1/connections/{id}", params={"farewell": SECRET, "reason": "maintenance"})
+    with leaving([client]):
+        kicked = server.http.delete(f"/v1/connections/{id}", params={"farewell": SECRET, "reason": "maintenance"})
     assert kicked.status_code == 204
     forged = '%0A{"actor":"root"}%1B[2J%E2%80%AE'
     assert server.http.delete(f"/v1/connections/x{forged}").status_code == 404

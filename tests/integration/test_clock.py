@@ -26,17 +26,12 @@ def backend() -> str:
 
 
 @pytest.mark.parametrize("ahead", [HOUR, -HOUR], ids=["on", "back"])
-def test_nothing_ends_too_early_or_too_late_when_the_clock_is_set(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
-) -> None:
+def test_nothing_ends_too_early_or_too_late_when_the_clock_is_set(serve: Serve, tmp_path: Path, ahead: int) -> None:
     library, clock = tmp_path / "clock.so", tmp_path / "clock"
     source = str(Path(__file__).with_name("clock.c"))
     run_compiler([*compiler("cc"), "-O1", "-D_GNU_SOURCE", "-shared", "-fPIC", source, "-o", str(library)], tmp_path)
     clock.write_bytes(struct.pack("q", 0))
-    monkeypatch.setenv("LD_PRELOAD", str(library))
-    monkeypatch.setenv("TEST_CLOCK", str(clock))
-    server = serve(drain_deadline="60s")
-    monkeypatch.delenv("LD_PRELOAD")
+    server = serve(before=("env", f"LD_PRELOAD={library}", f"TEST_CLOCK={clock}"), drain_deadline="60s")
     banned = server.http.post("/v1/bans", json={"address": "192.0.2.1", "ttl": "30m"})
     assert banned.status_code == 201, banned.text
     (client,) = server.connect()

@@ -192,8 +192,15 @@ def test_there_are_so_many_streams_and_no_more(server: Server) -> None:
 
 
 @pytest.mark.slow
+def accepted_by(server: Server) -> int:
+    accepted: int = server.get("/v1/listeners")["items"][0]["accepted"]
+    return accepted
+
+
 def test_who_does_not_read_holds_up_nobody_and_is_told_later_what_was_missed(serve: Serve) -> None:
-    server = serve(event_capacity=64, workers=1)
+    # So many that few are missed before the lazy one stalls: they are what fills its way.
+    capacity = 1024
+    server = serve(event_capacity=capacity, workers=1)
     lazy = socket.socket()
     lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     lazy.settimeout(PATIENCE)
@@ -223,6 +230,8 @@ def test_who_does_not_read_holds_up_nobody_and_is_told_later_what_was_missed(ser
         eventually(stalled, 3 * PATIENCE)
         with watch(server.url) as quick:  # and others get theirs
             assert quick.next().type in ("connected", "disconnected", "missed")
+        accepted = accepted_by(server)
+        eventually(lambda: accepted_by(server) > accepted + capacity, 3 * PATIENCE)
     held = b""
     while b"event: missed" not in held:
         held = held[-4096:] + lazy.recv(1 << 16)

@@ -17,7 +17,7 @@ import pytest
 from iocpd.api.keys import add_key
 from tests.integration.conftest import Api, Serve
 from tests.integration.server import Server
-from tests.support import PATIENCE, Client, eventually, refused
+from tests.support import PATIENCE, Client, eventually, leaving, refused
 
 COUNTS = ("kicked", "already_gone", "failed", "waiting")
 
@@ -77,24 +77,6 @@ def closing(clients: list[Client]) -> Iterator[list[Client]]:
     yield clients
     for client in clients:
         client.close()
-
-
-@contextlib.contextmanager
-def leaving(clients: list[Client]) -> Iterator[None]:
-    """Meanwhile each client closes its side when the server has closed its own."""
-
-    def leave(client: Client) -> None:
-        with contextlib.suppress(OSError):
-            client.read_to_any_end()
-        client.close()
-
-    threads = [threading.Thread(target=leave, args=(client,)) for client in clients]
-    for thread in threads:
-        thread.start()
-    yield
-    for thread in threads:
-        thread.join(PATIENCE)
-        assert not thread.is_alive(), "a client that was kicked saw no end"
 
 
 def test_what_a_filter_shows_is_what_a_dry_run_names_and_what_a_kick_hits(serve: Serve) -> None:

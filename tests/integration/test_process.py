@@ -8,6 +8,8 @@ import random
 import re
 import socket
 import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,6 +21,12 @@ from tests.integration.sse import watch
 from tests.support import PATIENCE, Client, eventually, exchange
 
 QUIET = ("--http", "127.0.0.1:0", "--tcp", "127.0.0.1:0")
+
+
+@pytest.fixture
+def serve(serve: Serve) -> Serve:
+    """Here each start is a whole one."""
+    return partial(serve, anew=True)
 
 
 def refused(arguments: tuple[str, ...], state: Path, status: int, **settings: str) -> str:
@@ -47,6 +55,23 @@ def test_a_line_says_what_listens_where_on_which_backend_and_why(serve: Serve, b
     assert Client(server.port).echoes(b"hello")
 
 
+def test_a_start_does_without_what_the_commands_tables_need(tmp_path: Path) -> None:
+    code = (
+        "import sys; from iocpd.api.cli import main;"
+        "status = main(['serve', '--backend', 'none']);"
+        "print(status, [name for name in ('iocpd.api.server', 'rich', 'pygments') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "2 ['iocpd.api.server']\n"
+
+
 def _has_ipv6() -> bool:
     try:
         with socket.socket(socket.AF_INET6) as probe:
@@ -58,7 +83,9 @@ def _has_ipv6() -> bool:
 
 @pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv6 loopback")
 def test_both_sides_listen_on_ipv6(tmp_path: Path, backend: str) -> None:
-    with Server(tmp_path, backend, tcp=("[::1]:0/echo", "[::]:0/echo"), arguments=("--http", "[::1]:0")) as server:
+    with Server(
+        tmp_path, backend, anew=True, tcp=("[::1]:0/echo", "[::]:0/echo"), arguments=("--http", "[::1]:0")
+    ) as server:
         assert server.url.startswith("http://[::1]:")
         clients = [
             Client(server.ports[0], "::1"),
@@ -129,7 +156,7 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path, b
     file = tmp_path / "iocpd.toml"
     file.write_text('workers = 1\nidle_timeout = "1m"\nmax_connections = 111\nfirst_byte_timeout = 30\n')
     flags = ("--config", str(file), "--max-connections", "333")
-    with Server(tmp_path, backend, arguments=flags, max_connections=222, idle_timeout="2m") as server:
+    with Server(tmp_path, backend, anew=True, arguments=flags, max_connections=222, idle_timeout="2m") as server:
         node = server.get("/v1/node")
         assert node["workers"] == 1
         limits = node["limits"]

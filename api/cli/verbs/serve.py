@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import inspect
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,6 +143,12 @@ def _shown(default: Any) -> str:
 )
 def serve(context: typer.Context, config: ConfigOption = None) -> int:
     """Run the TCP service and its management API in one process."""
+    # Nearly all that a start makes stays: collections would look through it again and again for nothing. The service
+    # switches them on once it is ready.
+    gc.disable()
+    # structlog would load it, a tenth of the start, for tracebacks that api/logs.py renders itself.
+    with _absent("rich"):
+        import structlog  # noqa: F401
     # Imported late, so that --help and --version answer at once.
     from iocpd.api.server import StartFailure
     from iocpd.api.server import serve as run
@@ -153,6 +163,19 @@ def serve(context: typer.Context, config: ConfigOption = None) -> int:
     except StartFailure as error:
         complain(str(error))
         return Status.FAILED
+
+
+@contextlib.contextmanager
+def _absent(package: str) -> Iterator[None]:
+    """As if it were not installed, for those that do without it then; unless it is loaded already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 def settings_of(flags: dict[str, Any], config: Path | None) -> Settings | None:
