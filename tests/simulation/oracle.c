@@ -269,7 +269,9 @@ static void held_check(struct witness *witness, const struct connection *connect
     bool relay = connection->flags & CONNECTION_RELAY_PAUSED, python = connection->flags & CONNECTION_PYTHON_PAUSED;
     bool held = (relay && engine->relay_waiting <= engine->config.relay_capacity / 2) || (python && is_handled(connection));
     int64_t now_ns = world.now_ns - world.jumped_ns;
-    witness->held_turns = held ? witness->held_turns + 1 : 0;
+    if (!held) witness->held_turns = 0;
+    else if (connection->worker->turns != witness->held_turn) witness->held_turns++;
+    witness->held_turn = connection->worker->turns;
     if (!held) witness->held_ns = now_ns;
     if (witness->held_turns > HELD_TURNS && (relay || now_ns > witness->held_ns + PATIENCE_NS))
         sim_fail("connection %u: nothing is in its way, and for %u turns it has not gone on", witness->writer.number,

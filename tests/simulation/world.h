@@ -185,6 +185,7 @@ struct witness {
     int64_t accepted_ns, released_ns, refused_ns;
     uint32_t overdue_turns; /* that it has been seen with a deadline over */
     uint32_t held_turns;    /* that it has been seen paused, though nothing was in its way any more */
+    uint64_t held_turn;     /* the last of them: a worker that polls goes to wait many times in one */
     int64_t held_ns;        /* since when */
     struct counted counted;
     uint64_t messages_out; /* when it ended */
