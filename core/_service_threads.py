@@ -262,11 +262,11 @@ class ServiceThread:
 
     def failed(self, what: str, connection: ServiceConnection) -> None:
         """In an exception's handler."""
-        self.errors += 1
         host, port = connection.peer
         _log.exception(
             "%s: %s has raised; the connection %x of %s:%d is ended", self.name, what, connection.id, host, port
         )
+        self.errors += 1
         connection._end("FAIL")
 
     def read(self, batch: Any) -> Iterator[tuple[int, int, Any, int]]:

@@ -161,6 +161,11 @@ def connect(engine: Engine, count: int, listener: int = 0) -> list[Client]:
     return clients
 
 
+def await_turn(engine: Engine) -> None:
+    """Each worker has done with what it was at: of what it tells of a thing in several places, all is told."""
+    engine.submit_barrier().future.result(PATIENCE)
+
+
 def exchange(clients: Sequence[Client], data: Iterable[bytes], *, shut: bool = False) -> list[bytes]:
     """Each client sends its data and reads as many bytes, all at the same time. With `shut` it then shuts its side, and
     reads to the end."""

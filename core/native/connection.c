@@ -510,14 +510,14 @@ void connection_finish(struct connection *connection) {
     worker->closing_count--;
     if (connection->session) python_closed(connection);
     table_give(&worker->table, connection);
-    while (waiter) { /* only now: who waits may look for it in the table */
+    u32_add(&worker->load, (uint32_t)-1);
+    engine_connection_ended(worker->engine, listener, visitor);
+    while (waiter) { /* only now: who waits may look for it in the table, count those who are there, or want its place */
         struct ticket_part *next = waiter->next_waiter;
         u32_store_release(&waiter->outcome, IOCPD_LEFT);
         ticket_close(waiter->ticket);
         waiter = next;
     }
-    u32_add(&worker->load, (uint32_t)-1);
-    engine_connection_ended(worker->engine, listener, visitor);
 }
 
 static void leave(struct connection *connection) {

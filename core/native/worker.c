@@ -210,8 +210,8 @@ void worker_adopt(struct worker *worker, const struct adoption *adoption) {
         engine_connection_ended(worker->engine, adoption->listener, adoption->visitor);
         return;
     }
+    u64_bump(&worker->adopted, 1); /* first: who is in the table has been counted */
     connection_begin(connection, adoption, arrival, worker->now_ns);
-    u64_bump(&worker->adopted, 1);
     if (arrival) arrival_begin(connection);
     else connection_open(connection);
     int error = worker->driver->attach(worker->port, &connection->socket);

@@ -177,9 +177,9 @@ def test_clients_may_leave_by_themselves_in_the_grace_time(start: Start) -> None
 def test_a_rate_spreads_the_evictions(start: Start) -> None:
     engine = start("echo")
     clients = connect(engine, 20)
+    begun = time.monotonic()
     engine.drain(rate_per_s=20, deadline=3 * PATIENCE)
     assert engine.drain_progress().rate_per_s == 20
-    begun = time.monotonic()
     for client in clients:
         assert client.read_to_end() == b""
         client.close()

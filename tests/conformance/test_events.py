@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from iocpd.core import By, ConfigurationError, Engine, Event, EventKind, EventPosition, Phase, Reason
-from tests.support import Client, connect, connection_of, eventually, fill, port_of
+from tests.support import Client, await_turn, connect, connection_of, eventually, fill, port_of
 
 Start = Callable[..., Engine]
 
@@ -94,6 +94,7 @@ def test_a_kicks_words_a_drain_and_a_ban(start: Start) -> None:
 def test_a_slow_consumer_is_told_of(start: Start) -> None:
     engine = start("discard", send_soft_bytes=64 * 1024, send_hard_bytes=12 << 20, send_soft_seconds=600)
     (client,) = connect(engine, 1)
+    await_turn(engine)  # it is in the table before its event is told
     watcher, id = Watcher(engine), connection_of(engine, client).id
     fill(engine, id)
     slow = eventually(watcher.read)

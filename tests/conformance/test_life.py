@@ -44,6 +44,16 @@ def threads() -> int:
     return len(os.listdir("/proc/self/task")) if sys.platform == "linux" else threading.active_count()
 
 
+def held() -> tuple[int, int, int]:
+    """What of an engine's this process has: handles, threads, memory."""
+    return handles(), threads(), lib.iocpd_allocations()
+
+
+def holds_no_more_than(before: tuple[int, int, int]) -> None:
+    """Soon: a thread that has been joined may be listed for a moment yet."""
+    eventually(lambda: all(now <= then for now, then in zip(held(), before, strict=True)))
+
+
 # --- start ------------------------------------------------------------------------------------------------------------
 
 
@@ -73,12 +83,12 @@ def test_an_address_in_use_is_refused_with_a_way_out(start: Start, backend: str)
     port = port_of(start("echo"))
     free, taken = ListenerConfig(port=0), ListenerConfig(port=port)
     engine = Engine(EngineConfig(listeners=[free, taken], backend=backend))
-    before = handles(), threads(), lib.iocpd_allocations()
+    before = held()
     with pytest.raises(ListenError, match=f"cannot listen on 127.0.0.1:{port}: .*in use.*another port") as caught:
         engine.start()
     assert (caught.value.host, caught.value.port, caught.value.errno) == ("127.0.0.1", port, errno.EADDRINUSE)
     assert not engine.running
-    assert (handles(), threads(), lib.iocpd_allocations()) == before
+    holds_no_more_than(before)
     with pytest.raises(EngineStopped):
         engine.info()
 
@@ -326,9 +336,8 @@ def test_fifty_lives_leak_no_handle_no_thread_and_no_byte(start: Start) -> None:
             client.close()
         assert kicked.done()
         gc.collect()
-        after = handles(), threads(), lib.iocpd_allocations()
-        assert before is None or after <= before, f"life {life}: {before} -> {after}"
-        before = before or after
+        before = before or held()
+        holds_no_more_than(before)
 
 
 def test_a_broadcast_outlives_its_engine(start: Start) -> None:

@@ -18,7 +18,8 @@ Start = Callable[..., Engine]
 
 def test_a_client_without_a_first_byte_is_ended(start: Start) -> None:
     engine = start("echo", first_byte_timeout=0.3)
-    silent, talking = connect(engine, 2)
+    (silent,) = connect(engine, 1)
+    talking = Client(port_of(engine))
     assert talking.echoes(b"here I am")
     assert silent.read_to_end() == b""
     silent.close()
@@ -122,7 +123,7 @@ def test_connections_above_the_limit_are_refused_and_counted(start: Start) -> No
     assert (stats.accepted, stats.connections) == (5, 5)
     assert all(client.echoes(b"x") for client in clients)
     clients.pop().close()
-    eventually(lambda: engine.count() == 4)
+    eventually(lambda: engine.info().connections == 4)
     with Client(port_of(engine)) as welcome:
         assert welcome.echoes(b"there is room again")
 

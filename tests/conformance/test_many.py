@@ -113,7 +113,8 @@ def test_a_slow_one_can_be_skipped_or_ended(start: Start) -> None:
     room = ROOM["send_hard_bytes"]
     fill(engine, id)
     report = engine.broadcast(bytes(room - 1000), on_slow="skip", timeout=0)
-    eventually(lambda: quick.read(room - 1000) is not None)
+    quick.read(room - 1000)
+    eventually(lambda: connection_of(engine, quick).pending_bytes == 0)  # its queue has room again
     assert engine.connection(id).state is State.OPEN
     command = engine.submit_broadcast(bytes(room - 1000), on_slow="disconnect")
     quick.read(room - 1000)
@@ -128,11 +129,11 @@ def test_what_is_too_old_is_not_sent_any_more(start: Start) -> None:
     slow, quick = connect(engine, 2)
     id = connection_of(engine, slow).id
     fill(engine, id)
-    command = engine.submit_broadcast(b"news", ttl=0.2)
+    command = engine.submit_broadcast(b"news", ttl=0.5)
     assert quick.read(4) == b"news"
     engine.submit_send(id, b"END")
     began = time.monotonic()
-    eventually(lambda: time.monotonic() - began > 0.25)
+    eventually(lambda: time.monotonic() - began > 0.55)
     data = bytearray()
     while not data.endswith(b"END"):
         data += slow.socket.recv(1 << 20)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from iocpd.core import By, Engine, Reason
-from tests.support import Client, connect, connection_of, eventually, exchange, port_of
+from tests.support import Client, await_turn, connect, connection_of, eventually, exchange, port_of
 
 Start = Callable[..., Engine]
 
@@ -27,7 +27,9 @@ def test_echo_counts_bytes_and_remembers_times(start: Start) -> None:
         before = connection_of(engine, client)
         assert (before.bytes_in, before.bytes_out, before.messages_in) == (0, 0, 0)
         assert client.echoes(bytes(100_000))
-        after = eventually(lambda: row if (row := engine.connection(before.id)).bytes_out == 100_000 else None)
+        eventually(lambda: engine.connection(before.id).bytes_out == 100_000)
+        await_turn(engine)  # the bytes are the first that is told of a send
+        after = engine.connection(before.id)
         assert after.bytes_in == 100_000
         assert after.pending_bytes == 0
         assert after.messages_in >= 1

@@ -23,7 +23,7 @@ from iocpd.core import (
     SendQueueFull,
 )
 from tests.integration.conftest import Api
-from tests.support import connect, eventually
+from tests.support import await_turn, connect, eventually
 
 TEXT = {"json": {"text": "x"}}
 
@@ -272,6 +272,7 @@ def test_metrics_follow_the_conventions_and_count_requests_by_route(api: Api) ->
     clients = connect(api.engine, 4)
     clients.pop().close()
     eventually(lambda: api.engine.closed())
+    await_turn(api.engine)  # it is counted after it is recorded
     api.call("GET", "/v1/connections/abc")
     api.call("GET", "/no/such/thing")
     answer = api.call("GET", "/metrics")

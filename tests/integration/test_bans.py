@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,12 @@ def test_a_ban_keeps_away_until_it_is_lifted(server: Server) -> None:
 
 
 def test_a_ban_has_an_end(server: Server) -> None:
+    began = time.monotonic()
     made = ban(server, "127.0.0.1", ttl="700ms")
     assert made["address"] == "127.0.0.1"
-    assert refused(server.port)
     eventually(lambda: not refused(server.port))
-    assert server.http.get(f"/v1/bans/{made['id']}").status_code == 404
+    assert time.monotonic() - began > 0.6
+    eventually(lambda: server.http.get(f"/v1/bans/{made['id']}").status_code == 404)
     assert server.get("/v1/bans")["total"] == 0
     ban(server, "127.0.0.1")
 
@@ -90,9 +92,9 @@ def test_bans_outlive_a_restart(tmp_path: Path, serve: Serve) -> None:
     first = serve()
     state = tmp_path / "server0"
     kept = ban(first, "127.0.0.1", reason="kept")
-    ban(first, "2001:db8::/32", ttl="1s")
     lifted = ban(first, "192.0.2.7")
     first.http.delete(f"/v1/bans/{lifted['id']}")
+    ban(first, "2001:db8::/32", ttl="1s")  # last: a write leaves out those that are over
     first.process.kill()  # what was answered is on disk
     first.wait()
     assert {row["address"] for row in json.loads((state / "bans.json").read_text())["bans"]} == {

@@ -578,15 +578,8 @@ def test_top_goes_on_while_the_service_is_away_and_leaves_the_terminal_as_it_was
 # --- this machine -----------------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
-
-
 def doctor(person: Person, *arguments: str) -> Done:
-    ports = ("--tcp", f"127.0.0.1:{free_port()}", "--http", f"127.0.0.1:{free_port()}")
+    ports = ("--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0")
     return person.run("doctor", "--json", *(arguments or ports))
 
 

@@ -122,8 +122,8 @@ def test_a_client_that_reads_late_has_its_answers_whole(port: int) -> None:
         client.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * requests)
         received, found = b"", 0
         while found < requests:
-            if found % 20 == 0:
-                time.sleep(0.2)  # late again and again, and not too late
+            if found % 10 == 0:
+                time.sleep(0.1)  # late again and again, and not too late
             data = client.recv(1 << 20)
             assert data, f"cut off after {found} answers"
             found += (received + data).count(mark)

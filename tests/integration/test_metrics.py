@@ -78,10 +78,16 @@ def test_each_metric_has_a_help_and_labels_with_few_values(server: Server) -> No
 
 def test_what_was_done_is_counted(server: Server) -> None:
     use(server)
+
+    def ended(found: dict[Any, float], reason: str, by: str) -> float:
+        return found["iocpd_closed_connections_total", ("by", by), ("reason", reason)]
+
+    # An end is counted after it is recorded and told.
+    eventually(lambda: ended(samples(server), "client_closed", "client") == 2)
     eventually(lambda: samples(server)[("iocpd_event_streams",)] == 0)
     found = samples(server)
     for reason, by, count in (("client_closed", "client", 2), ("kicked", "operator", 1), ("io_error", "engine", 0)):
-        assert found["iocpd_closed_connections_total", ("by", by), ("reason", reason)] == count
+        assert ended(found, reason, by) == count
     assert found[("iocpd_bans",)] == 1
     assert found[("iocpd_bans_limit",)] == 131072
     assert found[("iocpd_streamed_events_total",)] >= 2

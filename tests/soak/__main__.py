@@ -125,6 +125,8 @@ def soak(seconds: float, backend: str, seed: int) -> list[str]:
     while time.monotonic() < until or lives < 2 * WARM_LIVES:
         connections = live(source, backend)
         eventually(lambda: gc.collect() >= 0 and lib.iocpd_allocations() == 0)
+        # One that has been joined may be listed for a moment yet.
+        eventually(lambda: use().threads <= threading.active_count())
         last = use()._replace(blocks=sys.getallocatedblocks())
         lives += 1
         if lives == WARM_LIVES:

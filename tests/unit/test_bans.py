@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from iocpd.api.bans import file as ban_file
+from iocpd.api.bans import service
 from iocpd.api.bans.file import BanFileError, read_bans, write_bans
 from iocpd.api.bans.model import Ban, canonical, new_id
 from iocpd.api.bans.service import Bans
@@ -447,17 +448,19 @@ def test_a_busy_engine_is_asked_again(engine: FakeEngine, with_bans: Any) -> Non
     assert set(engine.bans) == {A}
 
 
-def test_there_is_room_for_max_bans(path: Path) -> None:
-    engine = FakeEngine(max_bans=3)
+def test_there_is_room_for_max_bans(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, moment = FakeEngine(max_bans=3), datetime.now(UTC)
+    monkeypatch.setattr(service, "now", lambda: moment)
 
     async def work() -> None:
+        nonlocal moment
         bans = Bans(engine, path)  # type: ignore[arg-type]
-        await bans.add_many([block(number) for number in range(2)], 0.05, "", "alice")
+        await bans.add_many([block(number) for number in range(2)], 60, "", "alice")
         assert await code_of(bans.add_many([block(2), block(3)], None, "", "alice")) == "bans_full"
         assert bans.count() == 2
         await bans.add(A, None, "", "alice")
         assert await code_of(bans.add(B, None, "", "alice")) == "bans_full"
-        await asyncio.sleep(0.06)  # two are over
+        moment += timedelta(seconds=61)  # two are over
         await bans.add(B, None, "", "alice")
         assert bans.count() == 2
         # The engine's room for those that are over is taken until it is told.

@@ -25,8 +25,7 @@ class Limit(NamedTuple):
 LIMITS = [
     Limit(
         "conformance/test_gate.py::test_who_is_refused_is_reset",
-        "a reader sees the peer's reset as the end of the stream",
-        xfail=True,
+        "a reader sees the peer's reset as the end of the stream, if connect() has not seen it",
         inside=True,
     ),
     Limit(
