@@ -6,8 +6,13 @@ It waits for the disk: on an event loop, call it in a thread.
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
+
+WAIT_SECONDS = 2.0 if os.name == "nt" else 0.0
+"""For so long a file may be in somebody's hands before it can't be replaced."""
+_PAUSE_SECONDS = 0.01
 
 
 def replace_file(path: Path, pieces: Iterable[bytes]) -> None:
@@ -32,12 +37,25 @@ def replace_file(path: Path, pieces: Iterable[bytes]) -> None:
             file.flush()
             _keep_owner(file.fileno(), path)
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):  # what went wrong first is what counts
             os.unlink(temporary)
         raise
     _sync_folder(path.parent)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """On Windows no file is replaced that somebody has open: who reads it, or looks it through for viruses, is soon
+    done."""
+    until = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return os.replace(temporary, path)
+        except PermissionError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _keep_owner(descriptor: int, path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Files that are there as a whole."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iocpd.api import durable
+from iocpd.api.durable import replace_file
+from tests.support import PATIENCE
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "state" / "file"
+    replace_file(path, [b"for", b"mer"])
+    return path
+
+
+def test_a_file_that_somebody_reads_is_replaced(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, replace = threading.Event(), os.replace
+
+    def watched(*names: Any) -> None:
+        try:
+            replace(*names)
+        finally:
+            tried.set()
+
+    monkeypatch.setattr(os, "replace", watched)
+    writer = threading.Thread(target=replace_file, args=(file, [b"latter"]))
+    with file.open("rb") as reader:
+        writer.start()
+        assert tried.wait(PATIENCE)
+        assert reader.read() == b"former"
+    writer.join(PATIENCE)
+    assert file.read_bytes() == b"latter"
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_one_that_becomes_free_is_replaced(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Windows has it, on every system."""
+    refusals, replace = iter([PermissionError(13, "Access denied")] * 3), os.replace
+
+    def refused_at_first(*names: Any) -> None:
+        for refusal in refusals:
+            raise refusal
+        replace(*names)
+
+    monkeypatch.setattr(os, "replace", refused_at_first)
+    monkeypatch.setattr(durable, "WAIT_SECONDS", PATIENCE)
+    replace_file(file, [b"latter"])
+    assert file.read_bytes() == b"latter"
+
+
+def test_one_that_is_never_free_stays_as_it_was(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*names: Any) -> None:
+        raise PermissionError(13, "Access denied")
+
+    monkeypatch.setattr(os, "replace", refused)
+    monkeypatch.setattr(durable, "WAIT_SECONDS", 0.05)
+    with pytest.raises(PermissionError, match="Access denied"):
+        replace_file(file, [b"latter"])
+    assert file.read_bytes() == b"former"
+    assert list(file.parent.iterdir()) == [file]
