@@ -133,7 +133,7 @@ def accept_flood(server: Server, size: Size) -> Iterator[None]:
 
 # ---- readers that never read -----------------------------------------------------------------------------------------
 
-SOFT_BYTES, SOFT_SECONDS, HARD_BYTES = 64 * 1024, 1.0, 256 * 1024
+SOFT_BYTES, SOFT_SECONDS, HARD_BYTES = 64 * 1024, 2.0, 256 * 1024
 MESSAGE = "x" * 64 * 1024
 
 

@@ -120,10 +120,11 @@ static void tell_manager(DWORD state) {
 
 /* ---- saying what happened -------------------------------------------------------------------------------------------- */
 
-/* One line on stderr; of a service, an entry in the event log. `code` is left out when it is not wanted. */
+/* One line on stderr, in one call, since the service's lines go there too; of a service, an entry in the event log. `code` is
+ * left out when it is not wanted. */
 static void say(WORD type, const WCHAR *text, const WCHAR *name, const DWORD *code) {
-    WCHAR line[TEXT] = L"";
-    const WCHAR *lines[1] = {line};
+    WCHAR line[TEXT] = L"iocpd-launcher: ";
+    const WCHAR *lines[1] = {line + length_of(line)};
     char bytes[3 * TEXT];
     DWORD written;
     int size;
@@ -143,7 +144,6 @@ static void say(WORD type, const WCHAR *text, const WCHAR *name, const DWORD *co
     size = WideCharToMultiByte(CP_UTF8, 0, line, -1, bytes, sizeof bytes, NULL, NULL);
     if (size <= 1) return;
     bytes[size - 1] = '\n';
-    WriteFile(GetStdHandle(STD_ERROR_HANDLE), "iocpd-launcher: ", 16, &written, NULL);
     WriteFile(GetStdHandle(STD_ERROR_HANDLE), bytes, (DWORD)size, &written, NULL);
 }
 
