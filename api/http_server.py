@@ -158,6 +158,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._disarm()
         self._stop_answer_timer()
         self.waiting.pop(self, None)
+        # uvicorn leaves the timer of a connection that was reset, and with it what belongs to that, for its whole time.
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:

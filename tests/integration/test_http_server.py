@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import threading
 import time
@@ -14,11 +15,11 @@ import pytest
 
 from iocpd.api import http_server, middleware
 from iocpd.api.app import create_app
-from iocpd.api.http_server import HttpServer, ListenFailure, listen
+from iocpd.api.http_server import BoundedProtocol, HttpServer, ListenFailure, listen
 from iocpd.api.metrics.requests import RequestMetrics
 from iocpd.api.settings import HttpAddress, Settings
 from iocpd.core import Engine
-from tests.support import PATIENCE, eventually
+from tests.support import PATIENCE, Client, eventually
 
 
 @pytest.fixture
@@ -165,3 +166,17 @@ def test_accepted_connections_send_without_delay() -> None:
 def test_a_host_that_does_not_resolve_is_named() -> None:
     with pytest.raises(ListenFailure, match=r"'no\.such\.host\.invalid' is no address here"):
         listen(HttpAddress("no.such.host.invalid", 0))
+
+
+def test_a_connection_that_is_reset_leaves_nothing_behind(port: int) -> None:
+    def protocols() -> list[BoundedProtocol]:
+        return [each for each in gc.get_objects() if isinstance(each, BoundedProtocol)]
+
+    for _ in range(20):
+        with Client(port) as client:
+            client.send(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert client.read(12) == b"HTTP/1.1 200"
+            eventually(lambda: any(each.timeout_keep_alive_task for each in protocols()))
+            client.reset()
+        eventually(lambda: not any(each in each.connections for each in protocols()))
+        assert [each for each in protocols() if each.timeout_keep_alive_task] == []
