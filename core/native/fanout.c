@@ -96,8 +96,8 @@ void fanout_abandon(struct message *message) {
 }
 
 /* What a turn has for it is counted in looks at a slot or a target. A send costs as much as so many of them, and a copy of so
- * many bytes as one: then a turn takes some 0.2 ms, whatever is sent to however many, and that is how long others wait. */
-enum { SEND_COST = 16, COST_BYTES = 512 };
+ * many bytes as one: then a turn takes some 0.1 ms, whatever is sent to however many, and that is how long others wait. */
+enum { SEND_COST = 16, COST_BYTES = 128 };
 
 /* What it has cost. */
 static uint32_t fanout_one(struct connection *connection, struct fanout *fanout) {

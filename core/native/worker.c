@@ -7,7 +7,7 @@ enum {
     MESSAGES_PER_TURN = 32, /* each may be a send or an end, and those who are ready wait for them */
     TIMERS_PER_TURN = 32,   /* likewise */
     ENDS_PER_TURN = 16,     /* likewise, and for no longer than ENDS_NS: */
-    ENDS_NS = 100000,       /* a close frees all that the kernel had queued for the client, which may be many pieces */
+    ENDS_NS = 50000,        /* a close frees all that the kernel had queued for the client, which may be many pieces */
     CLOSING_ENOUGH = 8,     /* so many connections are ending: whatever ends more of them waits */
     GATHERS_KEPT = 64,
     LIMITS_SLICE = 512,

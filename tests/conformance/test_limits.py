@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from iocpd.core import By, Engine, Reason, State
-from tests.support import PATIENCE, WINDOWS, Client, connect, connection_of, eventually, fill, port_of, refused
+from tests.support import PATIENCE, ROOM, WINDOWS, Client, connect, connection_of, eventually, fill, port_of, refused
 
 Start = Callable[..., Engine]
 
@@ -165,3 +165,12 @@ def test_accepting_goes_on_after_the_handles_ran_out(backend: str) -> None:
             client.close()
         process.stdin.close()
         assert process.wait(PATIENCE) == 0
+
+
+def test_what_a_client_does_not_take_waits_in_its_queue_and_not_in_the_system(start: Start) -> None:
+    """The queue has a bound and the system, which would take megabytes, has it too."""
+    engine = start("discard", **ROOM)
+    with Client(port_of(engine), receive_buffer=4096) as client:
+        id = connection_of(engine, client).id
+        fill(engine, id)
+        assert engine.connection(id).bytes_out <= 512 * 1024

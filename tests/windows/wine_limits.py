@@ -24,6 +24,11 @@ class Limit(NamedTuple):
 
 LIMITS = [
     Limit(
+        "conformance/test_limits.py::test_what_a_client_does_not_take_waits_in_its_queue_and_not_in_the_system",
+        "a send ends when Linux, below, has taken it, and Linux takes megabytes",
+        inside=True,
+    ),
+    Limit(
         "conformance/test_gate.py::test_who_is_refused_is_reset",
         "a reader sees the peer's reset as the end of the stream, if connect() has not seen it",
         inside=True,
