@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import httpx
 import pytest
 
 from tests.integration.conftest import Serve
-from tests.integration.server import SERVE, Server, environment, run
+from tests.integration.server import OVERRIDE, SERVE, Server, environment, run
 from tests.integration.sse import watch
 from tests.support import PATIENCE, Client, eventually, exchange
 
@@ -289,6 +290,25 @@ def test_http_connections_without_a_request_make_room_for_those_who_come(serve: 
     assert 'iocpd_http_refused_connections_total{reason="displaced"}' in httpx.get(server.url + "/metrics").text
     for each in (*silent, *used):
         each.close()
+
+
+@pytest.mark.skipif(os.name == "nt" or bool(OVERRIDE), reason="signals of Linux")
+def test_a_request_is_heard_before_so_many_have_come_that_it_would_give_them_its_place(serve: Serve) -> None:
+    server = serve(http_connections=64)
+    with contextlib.ExitStack() as stack:
+
+        def come() -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", server.http_port), timeout=PATIENCE))
+
+        os.kill(server.process.pid, signal.SIGSTOP)
+        try:
+            asking = come()
+            asking.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            silent = [come() for _ in range(400)]
+        finally:
+            os.kill(server.process.pid, signal.SIGCONT)
+        assert asking.recv(12) == b"HTTP/1.1 200"
+        assert [each.recv(1) for each in silent[:300]] == [b""] * 300
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Linux keeps the limit on open files low")
