@@ -39,8 +39,7 @@ STOP_SECONDS = 2
 """How long an answer that is on its way may hold up the end of the process."""
 
 _BACKLOG = 1024
-_ACCEPTS = 64
-"""asyncio takes at most so many clients before it reads from any."""
+_ACCEPTS = 64  # asyncio takes at most so many clients before it reads from any
 _UNSENT_BYTES = 32 * 1024
 # Beyond the limit so many more connections are told so; the next ones are cut without a word.
 _TOLD = 64
@@ -85,8 +84,8 @@ def listen(address: HttpAddress) -> socket.socket:
 
 
 def _bound_unsent(listener: socket.socket) -> None:
-    """What a client does not read waits in this process and not in the kernel, which would copy 200 kB of it in one call,
-    and a worker waits for the processor as long. Accepted sockets inherit it."""
+    """What a client does not read waits in this process and not in the kernel, which would copy 200 kB of it in one
+    call, and a worker waits for the processor as long. Accepted sockets inherit it."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # a system that does not know the option
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
@@ -121,8 +120,8 @@ class HttpServer(uvicorn.Server):
                 access_log=False,  # api/middleware.py writes one, without queries
                 proxy_headers=False,
                 server_header=False,
-                # asyncio's bound on accepts in a row is the backlog. Whoever comes with a request is heard before so many
-                # have come after him that he would give them his place.
+                # asyncio's bound on accepts in a row is the backlog. Whoever comes with a request is heard before so
+                # many have come after him that he would give them his place.
                 backlog=max(1, min(_ACCEPTS, settings.http_connections // 4)),
                 timeout_keep_alive=int(settings.http_keep_alive),
                 timeout_graceful_shutdown=STOP_SECONDS,
