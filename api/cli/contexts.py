@@ -11,7 +11,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from iocpd.api.cli.options import Where, chosen
 from iocpd.api.cli.statuses import Status, Stop
+from iocpd.api.durable import replace_file
 
 if TYPE_CHECKING:
     from iocpd.api.client import Client
@@ -188,14 +188,6 @@ def _save(contexts: Contexts) -> Contexts:
 def _write(path: Path, text: str) -> None:
     """Replaces a file by one that its owner alone can read; a reader sees the old one or the new one."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        replace_file(path, [text.encode()])
     except OSError as error:
         raise Stop(f"cannot write {path}: {error.strerror}") from None
