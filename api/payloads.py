@@ -38,7 +38,8 @@ NOT_EMPTY: JsonDict = {"properties": {"text": {"minLength": 1}, "base64": {"minL
 
 
 class Payload(BaseModel):
-    """Bytes to send: UTF-8 text, or anything in base64. Exactly one of the two."""
+    """Bytes to send: UTF-8 text, or anything in base64. Exactly one of the two. They go out as they are, also to a
+    listener with a framing: what ends a message, or its length, is part of them."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra=_exactly_one)
 

@@ -1,8 +1,8 @@
 """A TCP service on a completion port: IOCP on Windows, io_uring or epoll on Linux.
 
-    from iocpd.core import Engine, EngineConfig, ListenerConfig
+    from iocpd.core import Engine, ListenerConfig
 
-    with Engine(EngineConfig(listeners=[ListenerConfig(port=7000, service="echo")])) as engine:
+    with Engine(listeners=[ListenerConfig(port=7000, service="echo")]) as engine:
         print(engine.info().backend, engine.listener_stats()[0].port)
 
 The engine's threads are native and never take Python's lock; `Engine` reads from them and commands them.

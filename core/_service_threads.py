@@ -78,6 +78,7 @@ class ServiceThread:
         self._run: Run | None = run
         self._number = number
         self._held = 0
+        self._batch = ffi.new("iocpd_service_batch *")
         self._connections: dict[int, Any] = {}  # by number
         self._due: list[tuple[float, int, Timer]] = []
         self._count = itertools.count()
@@ -215,15 +216,35 @@ class ServiceThread:
             self._loop()
             self._call("on_stop", self.service.on_stop)
         except BaseException:
-            _log.exception("%s: the service's thread has ended", self.name)
+            _log.exception("%s: the service's thread can't go on: all of its connections are ended", self.name)
+            self.errors += 1
+            self._turn_away()
         finally:
             self.service._running = None
             self._connections.clear()
             self.messages.clear()
             self._run = None
 
+    def _turn_away(self) -> None:
+        """Ends all that this thread has, and who comes to it, until the engine stops."""
+        batch, native, status = self._batch, self.running().native, lib.IOCPD_OK
+        for unsent in (self.messages, self._ops, self._data):
+            unsent.clear()
+        self._lengths = array("I")
+        for number in self._connections:
+            self.op("FAIL", number)
+        while True:
+            records = ffi.buffer(batch.records, batch.record_count * _RECORDS.size)
+            for number, kind, *_ in _RECORDS.iter_unpack(records):
+                if kind == _OPEN:
+                    self.op("FAIL", number)
+            self.flush()
+            if status == lib.IOCPD_STOPPED:
+                break
+            status = lib.iocpd_service_take(native, self._number, _WAIT_MS, batch)
+
     def _loop(self) -> None:
-        batch, native = ffi.new("iocpd_service_batch *"), self.running().native
+        batch, native = self._batch, self.running().native
         while True:
             self.flush()
             status = lib.iocpd_service_take(native, self._number, self._wait_ms(), batch)
@@ -250,10 +271,12 @@ class ServiceThread:
             if not timer.cancelled:
                 heapq.heappush(self._due, (due + (missed + 1) * timer.seconds, next(self._count), timer))
 
+    # Whatever a handler raises, also SystemExit, ends what it was called for and not the thread, which serves others.
+
     def _call(self, what: str, function: Callable[[], Any]) -> None:
         try:
             function()
-        except Exception:
+        except BaseException:
             self.note_error(what)
 
     def note_error(self, what: str) -> None:
@@ -306,14 +329,14 @@ class ServiceThread:
                             on_message(connection, message)
                     elif not connection._over:
                         on_messages(connection, item)
-                except Exception:
+                except BaseException:
                     self.failed("on_message" if on_messages is None else "on_messages", connection)
             elif kind == _OPEN:
                 connection = connections[number] = ServiceConnection(self, number, item)
                 service.connections[connection.id] = connection
                 try:
                     service.on_open(connection)
-                except Exception:
+                except BaseException:
                     self.failed("on_open", connection)
             elif kind == _CLOSE:
                 self._closed(number, item)
@@ -330,7 +353,7 @@ class ServiceThread:
         connection = self._forget(number)
         try:
             self.service.on_close(connection, _rows.REASONS[reason])  # type: ignore[arg-type]
-        except Exception:
+        except BaseException:
             self.note_error("on_close")
 
 
@@ -384,7 +407,7 @@ class AsyncServiceThread(ServiceThread):
         taker = threading.Thread(target=self._take, name=f"{self._thread.name}-inbox", daemon=True)
         try:
             asyncio.set_event_loop(loop)
-            loop.run_until_complete(self._amain(taker))
+            self._run_through(loop.create_task(self._amain(taker)))
             loop.run_until_complete(loop.shutdown_asyncgens())
         except BaseException:
             _log.exception("%s: the service's thread has ended", self.name)
@@ -395,6 +418,16 @@ class AsyncServiceThread(ServiceThread):
             self.service._running = None
             self._connections.clear()
             self._run = None
+
+    def _run_through(self, main: asyncio.Task[None]) -> None:
+        while True:
+            try:
+                return self._loop_object.run_until_complete(main)
+            except (SystemExit, KeyboardInterrupt):
+                # asyncio lets these two, from a task or callback that the service has made, through its loop.
+                if main.done():
+                    raise
+                self.note_error("a task of its own")
 
     async def _amain(self, taker: threading.Thread) -> None:
         await self._acall("on_start", self.service.on_start)
@@ -449,9 +482,16 @@ class AsyncServiceThread(ServiceThread):
             due += (max(0.0, (time.monotonic() - due) // timer.seconds) + 1) * timer.seconds
 
     async def _acall(self, what: str, function: Callable[[], Any]) -> None:
+        import asyncio
+
+        task = asyncio.current_task()
         try:
             await _maybe(function())
-        except Exception:
+        except GeneratorExit:
+            raise
+        except BaseException:
+            if task is not None and task.cancelling():
+                raise
             self.note_error(what)
 
     def _dispatch(self, records: list[tuple[int, int, Any, int]]) -> None:
@@ -487,23 +527,23 @@ class AsyncServiceThread(ServiceThread):
         connection.task = None
 
     async def _guard(self, what: str, connection: ServiceConnection, handler: Callable[..., Any], *given: Any) -> None:
-        import asyncio
-
         if connection._over:
             return
         try:
             await _maybe(handler(*given))
-        except (Exception, asyncio.CancelledError):
+        except GeneratorExit:  # the loop is gone
+            raise
+        except BaseException:
             self.failed(what, connection)
 
     async def _aclosed(self, connection: ServiceConnection, reason: int) -> None:
-        import asyncio
-
         connection._over = True
         self.service.connections.pop(connection.id, None)
         try:
             await _maybe(self.service.on_close(connection, _rows.REASONS[reason]))  # type: ignore[arg-type]
-        except (Exception, asyncio.CancelledError):
+        except GeneratorExit:
+            raise
+        except BaseException:
             self.note_error("on_close")
         del self._connections[connection._number]
         self.op("FORGET", connection._number)

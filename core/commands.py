@@ -52,7 +52,8 @@ class Commands:
     def submit_send(self, id: int, data: bytes) -> Future[Report]:
         """Queues data on a connection and returns at once; the future is done when the system has taken all of it.
 
-        Data of several sends goes out in the order of the calls of one thread, and never mixed up.
+        Data of several sends goes out in the order of the calls of one thread, and never mixed up. It goes out as it
+        is: to a listener with a framing, send `framing.encode(message)`.
 
         Raises:
             ConnectionUnknown: No connection ever had this id.

@@ -55,7 +55,7 @@ class Engine(Commands):
     Every method may be called from any thread. Only `start`, `stop`, `join`, `send`, `kick` and `broadcast` wait for
     anything, and reading never stops a worker. Reads go on working after `stop`, until the next `start`.
 
-        with Engine(EngineConfig(listeners=[ListenerConfig.parse("127.0.0.1:7000/echo")])) as engine:
+        with Engine(listeners=[ListenerConfig.parse("127.0.0.1:7000/echo")]) as engine:
             for connection in engine.connections().items:
                 engine.kick(connection.id, text="maintenance", farewell=b"bye\\n")
 
@@ -63,15 +63,20 @@ class Engine(Commands):
 
     Args:
         config: What to start with; without one, an echo service on 127.0.0.1:12345.
+        settings: Those of an EngineConfig by their names, in place of one.
 
     Raises:
+        ConfigurationError: A setting has a value that can't be used.
         EngineStopped: By every method that reads or commands, if the engine was never started; by commands also once it
             has stopped.
     """
 
-    def __init__(self, config: EngineConfig | None = None) -> None:
-        self.config = config or EngineConfig()
-        self._run: Run | None = None
+    _run: Run | None = None
+
+    def __init__(self, config: EngineConfig | None = None, **settings: Any) -> None:
+        if config is not None and settings:
+            raise TypeError(f"give a config or settings, and not both: {', '.join(settings)}")
+        self.config = config or EngineConfig(**settings)
         self._starting = threading.Lock()
 
     def __repr__(self) -> str:

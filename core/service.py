@@ -6,7 +6,7 @@
         def on_message(self, connection: ServiceConnection, message: bytes) -> None:
             connection.send(message.upper())
 
-    with Engine(EngineConfig(listeners=[ListenerConfig(port=7000, service=Upper)])):
+    with Engine(listeners=[ListenerConfig(port=7000, service=Upper)]):
         ...
 
 The engine receives, cuts messages and sends in its own threads. What has become whole meanwhile is taken in batches, in

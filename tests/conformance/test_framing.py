@@ -173,3 +173,13 @@ def test_an_idle_connection_keeps_no_memory_of_its_framing(start: Start) -> None
         client.send(b"\n")
         assert client.read(8) == b"partial\n"
     eventually(lambda: lib.iocpd_allocations() == before)
+
+
+def test_what_an_operator_sends_goes_out_as_it_is(start: Start) -> None:
+    engine = start(framed("echo", LengthPrefixed(2)))
+    with Client(port_of(engine)) as client:
+        id = connection_of(engine, client).id
+        assert engine.send(id, b"bare").written == 1
+        assert engine.broadcast(LengthPrefixed(2).encode(b"framed")).written == 1
+        engine.submit_kick(id, farewell=b"bye")
+        assert client.read_to_end() == b"bare" + b"\0\6framed" + b"bye"

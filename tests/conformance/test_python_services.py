@@ -27,6 +27,7 @@ from iocpd.core import (
     Service,
     ServiceConnection,
     StartError,
+    _service_threads,
 )
 from iocpd.core._native import lib
 from tests.support import PATIENCE, ROOM, Client, connect, connection_of, eventually, exchange, port_of
@@ -288,9 +289,80 @@ def test_an_exception_ends_its_connection_and_harms_nobody_else(
     caplog.clear()  # a traceback holds its engine
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+@pytest.mark.parametrize("later", [False, True], ids=["plain", "async"])
+def test_whatever_a_handler_raises_ends_its_connection_and_not_the_thread(
+    start: Start, later: bool, kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Raises(Upper):
+        def on_message(self, connection: ServiceConnection, message: bytes) -> None:
+            if message == b"raise":
+                raise kind
+            super().on_message(connection, message)
+
+    class RaisesLater(UpperLater):
+        async def on_message(self, connection: ServiceConnection, message: bytes) -> None:
+            await asyncio.sleep(0)
+            if message == b"raise":
+                raise kind
+            await super().on_message(connection, message)
+
+    engine = start(python(RaisesLater if later else Raises))
+    with Client(port_of(engine)) as other, Client(port_of(engine)) as client:
+        connection_of(engine, other)
+        client.send(b"raise\n")
+        assert client.read_to_end() == b""
+        client.close()
+        assert eventually(lambda: engine.closed())[0].reason == Reason.SERVICE_ERROR
+        other.send(b"here\n")
+        assert other.read(5) == b"HERE\n"
+    assert stats(engine).errors == 1
+    caplog.clear()
+
+
+def test_a_task_that_a_service_has_made_may_raise_what_ends_a_loop(
+    start: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Makes(UpperLater):
+        async def on_open(self, connection: ServiceConnection) -> None:  # type: ignore[override]
+            self.task = asyncio.create_task(self.exit())
+
+        async def exit(self) -> None:
+            raise SystemExit(3)
+
+    engine = start(python(Makes))
+    with Client(port_of(engine)) as client:
+        eventually(lambda: stats(engine).errors == 1)
+        client.send(b"here\n")
+        assert client.read(5) == b"HERE\n"
+    caplog.clear()
+
+
+def test_a_thread_that_can_not_go_on_ends_its_connections_and_who_comes(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise MemoryError
+
+    engine = start(python(Upper))
+    with Client(port_of(engine)) as client:
+        client.send(b"here\n")
+        assert client.read(5) == b"HERE\n"
+        monkeypatch.setattr(_service_threads.ServiceThread, "read", fails)
+        with Client(port_of(engine)) as first:  # its own beginning is what fails
+            assert [each.read_to_end() for each in (first, client)] == [b"", b""]
+        with Client(port_of(engine)) as later:
+            assert later.read_to_end() == b""
+    assert stats(engine).errors == 1
+    eventually(lambda: [row.reason for row in engine.closed()] == [Reason.SERVICE_ERROR] * 3)
+    eventually(lambda: stats(engine).connections == 0)
+    caplog.clear()
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["plain", "async"])
 @pytest.mark.parametrize("where", ["on_open", "on_close", "timer", "check"])
 def test_an_exception_anywhere_is_logged_and_counted(
-    start: Start, where: str, caplog: pytest.LogCaptureFixture
+    start: Start, where: str, later: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Breaks(Service):
         framing = Lines()
@@ -313,7 +385,17 @@ def test_an_exception_anywhere_is_logged_and_counted(
             if where == "on_close":
                 raise RuntimeError(where)
 
-    engine = start(python(Breaks))
+    class BreaksLater(Breaks):
+        async def on_open(self, connection: ServiceConnection) -> None:  # type: ignore[override]
+            Breaks.on_open(self, connection)
+
+        async def on_message(self, connection: ServiceConnection, message: bytes) -> None:  # type: ignore[override]
+            Breaks.on_message(self, connection, message)
+
+        async def on_close(self, connection: ServiceConnection, reason: Reason) -> None:  # type: ignore[override]
+            Breaks.on_close(self, connection, reason)
+
+    engine = start(python(BreaksLater if later else Breaks))
     with Client(port_of(engine)) as client:
         client.send(b"x\n")
         client.shut()

@@ -191,3 +191,14 @@ def test_an_engine_that_was_never_started_says_so() -> None:
     ):
         with pytest.raises(EngineStopped):
             call()
+
+
+def test_settings_by_name_are_those_of_a_config() -> None:
+    listeners = [ListenerConfig(port=0, service="discard")]
+    assert Engine(listeners=listeners, workers=1).config == EngineConfig(listeners=listeners, workers=1)
+    with pytest.raises(TypeError, match="a config or settings, and not both: workers"):
+        Engine(EngineConfig(), workers=1)
+    with pytest.raises(TypeError, match="worker"):
+        Engine(worker=1)
+    with pytest.raises(ConfigurationError):
+        Engine(workers=-1)
