@@ -70,19 +70,21 @@ void arrival_look(const struct sim_stream *stream, const struct connection *conn
 
 /* ---- before -------------------------------------------------------------------------------------------------------------- */
 
-void arrival_check(const struct witness *witness, const struct connection *connection) {
-    const struct header *header = &witness->header;
-    uint32_t number = witness->writer.number;
+void arrival_check(const struct sim_stream *stream, const struct connection *connection) {
+    const struct header *header = &witnesses[stream->number].header;
+    uint32_t number = stream->number;
+    bool receives = connection->socket.receive.outstanding;
     int64_t limit_ns = (int64_t)header_ms(0) * 1000000;
     if (connection->state != IOCPD_ARRIVING) return;
     if (!header->wanted) sim_fail("connection %u is to begin with a header, and is nobody's who must", number);
     if (header->whole_ns && header->wrong) sim_fail("connection %u has begun with what is no header, and goes on", number);
     if (connection->flags & CONNECTION_ENTERING) {
         if (!header->whole_ns || !header->has_client) sim_fail("connection %u is to be let in without a client", number);
+        if (receives && !stream->receive.cancelled) sim_fail("connection %u is not let in yet, and is read", number);
         return;
     }
     if (header->whole_ns) sim_fail("the header of connection %u is there, and nobody asks for its client", number);
-    if (!connection->socket.receive.outstanding) sim_fail("connection %u waits for its header and does not receive", number);
+    if (!receives) sim_fail("connection %u waits for its header and does not receive", number);
     if (!connection->timer ||
         connection->worker->timers.heap[connection->timer - 1].at_ns > (int64_t)connection->connected_ns + limit_ns)
         sim_fail("connection %u waits for its header without an end", number);

@@ -136,5 +136,6 @@ void header_choose(struct header *header, const struct sim_stream *stream) {
     else binary_write(header, &header->client);
     header->stops_at = sometimes(10) ? between(0, header->bytes - 1) : header->bytes;
     header->pieces = sometimes(2) ? header->bytes : sometimes(4) ? 1 : between(1, header->bytes);
+    header->leaves = sometimes(6);
     header->begin_ns = world.now_ns + (sometimes(8) ? (int64_t)roll(DICE_PROXY, 300000000) : 0);
 }

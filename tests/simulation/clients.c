@@ -124,7 +124,10 @@ static bool client_introduces(struct client *client) {
     header->written += bytes;
     if (bytes)
         sim_trace("client %u writes %u bytes of its header to connection %u", client->number, bytes, client->stream->number);
-    return header->written < header->bytes;
+    if (header->written < header->bytes) return true;
+    if (header->leaves && one_in(DICE_PROXY, 2)) client_ends(client);
+    else if (header->leaves) client_resets(client);
+    return header->leaves;
 }
 
 static void client_acts(struct client *client) {

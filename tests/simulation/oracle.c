@@ -299,7 +299,7 @@ static void connection_check(const struct connection *connection, int64_t return
     if (!witness || witness->released) sim_fail("%llx is in its table, but not a connection", (unsigned long long)token);
     if (connection->flags & CONNECTION_DIRTY) sim_fail("connection %llx is left dirty", (unsigned long long)token);
     arrival_look(sim_stream_at((uint32_t)(witness - witnesses)), connection);
-    arrival_check(witness, connection);
+    arrival_check(sim_stream_at((uint32_t)(witness - witnesses)), connection);
     queue_check(connection);
     deadlines_check(witness, connection, returned_ns);
     if (queued || (paused && connection->state != IOCPD_ARRIVING) || connection->over_soft_ns) witness->causes |= CAUSE_SLOW;

@@ -110,6 +110,7 @@ struct header {
     uint32_t bytes, written;
     uint32_t stops_at; /* it writes no more of it in the storm */
     uint32_t pieces;   /* of so many bytes at most */
+    bool leaves;       /* when it is written, as a check of a balancer's does */
     int64_t begin_ns;  /* not before */
 
     int64_t whole_ns; /* when the engine got the last of it; 0: not while it waited for it */
@@ -273,7 +274,7 @@ void admission_between(void);
 uint32_t header_ms(uint32_t first_byte_ms);
 /* Each time that the connection is seen. */
 void arrival_look(const struct sim_stream *stream, const struct connection *connection);
-void arrival_check(const struct witness *witness, const struct connection *connection); /* as its worker goes to wait */
+void arrival_check(const struct sim_stream *stream, const struct connection *connection); /* as its worker goes to wait */
 bool arrival_may_end(const struct sim_stream *stream, int32_t reason);
 /* What somebody is told of whose connection it is: the balancer's own, or its client's. */
 struct told {
