@@ -15,11 +15,16 @@ struct command {
 
 static struct command commands[COMMANDS_MAX];
 static uint32_t command_count, open_count;
+static uint64_t labelled; /* the last connection that was; often again */
 
 static uint32_t choose(uint64_t least, uint64_t most) { return (uint32_t)roll_between(DICE_OPERATORS, least, most); }
 static bool sometimes(uint32_t times) { return one_in(DICE_OPERATORS, times); }
 
-void commands_reset(void) { command_count = open_count = 0; }
+void commands_reset(void) {
+    command_count = open_count = 0;
+    labelled = 0;
+}
+
 uint32_t commands_open(void) { return open_count; }
 
 uint64_t any_token(void) {
@@ -169,8 +174,6 @@ static void command_kick(void) {
     int32_t status = iocpd_kick(world.engine, &config, command->tokens, command->count, &ticket);
     command_given(command, status, ticket, "kick");
 }
-
-static uint64_t labelled; /* the last; often again */
 
 static const char labels_json[] = ",\"tags\":{},\"groups\":[]"; /* of all labels here */
 

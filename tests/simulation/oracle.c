@@ -228,7 +228,7 @@ static void deadlines_check(struct witness *witness, const struct connection *co
 
 /* Once, when it has just begun to end. */
 static void patience_check(struct witness *witness, const struct sim_stream *stream, const struct connection *connection) {
-    int64_t active = stream->active_ns ? stream->active_ns : witness->accepted_ns, now = world.now_ns + 1000000;
+    int64_t active = stream->active_ns ? stream->active_ns : (int64_t)connection->connected_ns, now = world.now_ns + 1000000;
     if (witness->ending) return;
     witness->ending = true;
     if (world.jumped_ns)
