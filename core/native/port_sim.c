@@ -288,19 +288,23 @@ static bool receive_event(struct sim_port *port, struct sim_stream *stream, stru
             return false;
         }
         uint32_t most = port->base.pool->buffer_bytes, bytes = stream->unread_bytes < most ? stream->unread_bytes : most;
-        if (stream->whole_messages) bytes -= bytes % stream->message_bytes;
+        uint32_t header = stream->header_bytes < bytes ? stream->header_bytes : bytes;
+        if (header && sim_fault(FAULT_SHORT, 3)) bytes = 1 + (uint32_t)sim_random(header);
+        else if (stream->whole_messages) bytes -= (bytes - header) % stream->message_bytes;
         else if (bytes > 1 && sim_fault(FAULT_SHORT, 3)) bytes = 1 + (uint32_t)sim_random(bytes);
+        if (header > bytes) header = bytes;
         memset(buffer->memory, 0xa5, most);
         memcpy(buffer->memory, stream->unread, bytes);
         stream->unread_bytes -= bytes;
         memmove(stream->unread, stream->unread + bytes, stream->unread_bytes);
-        stream->taken += bytes;
+        stream->header_bytes -= header;
+        stream->taken += bytes - header;
         stream->active_ns = sim_now_ns();
         buffer->bytes = event->bytes = bytes;
         event->buffer = buffer;
         stream->receive.due_ns = sim_later();
         stream->receive.turns = 0;
-        oracle_received(stream, bytes);
+        oracle_received(stream, bytes - header);
         client_told(stream);
         return true;
     }

@@ -34,7 +34,8 @@ enum sim_fault {
     FAULT_LATE_WAKE = 2048,
     FAULT_SYSTEM = 4096, /* other calls of the system: shutdown, listen, events, threads */
     FAULT_START = 8192,  /* memory and system already at the start */
-    FAULT_ALL = 16383,
+    FAULT_PROXY = 16384, /* some clients must begin with a PROXY header, which may be late, wrong or cut off */
+    FAULT_ALL = 32767,
 };
 
 /* One TCP connection, seen from the server: a client's connect until both sides are through. Its number is never given again. */
@@ -51,6 +52,7 @@ struct sim_stream {
     /* From the client: not yet taken by the server. */
     uint8_t unread[SIM_UNREAD_BYTES];
     uint32_t unread_bytes;
+    uint32_t header_bytes;           /* of a PROXY header: so many are still before the stream's own, written or not */
     bool client_ended, client_reset; /* end of file behind the bytes; reset */
     int32_t broken;                  /* the error that the network ended it with; 0: it is whole */
     bool whole_messages;             /* never cut a message in two: `message_bytes` of each */
@@ -75,7 +77,7 @@ struct sim_stream {
     } send;
 
     int64_t active_ns;    /* when the engine was last told of bytes */
-    uint64_t taken, sent; /* bytes: to the engine with events; from the engine, whose completion it has seen */
+    uint64_t taken, sent; /* bytes: to the engine with events, without a header; from the engine, whose completion it has seen */
 };
 
 struct sim_listener {
@@ -150,13 +152,14 @@ void oracle_settled(const struct port *port, int64_t timeout_ns);
 void oracle_attached(struct sim_stream *stream); /* a connection is in its slot */
 void oracle_released(struct sim_stream *stream); /* its end: its fields are still those of the connection */
 void oracle_sent(struct sim_stream *stream, const uint8_t *data, uint32_t bytes); /* the kernel has taken these */
-void oracle_received(struct sim_stream *stream, uint32_t bytes);                  /* the engine is about to get these */
-void oracle_send_ended(struct sim_stream *stream, int32_t os_error);              /* and about to be told so */
-void oracle_accept_error(uint32_t listener, int32_t os_error);                    /* an accept that brings no handle */
+void oracle_received(struct sim_stream *stream, uint32_t bytes);     /* the engine is about to get these, behind the header */
+void oracle_send_ended(struct sim_stream *stream, int32_t os_error); /* and about to be told so */
+void oracle_accept_error(uint32_t listener, int32_t os_error);       /* an accept that brings no handle */
 /* Something that is ready was not told of for so many turns of its worker. NULL: a listener's accept. */
 void oracle_not_served(const struct sim_stream *stream, uint32_t turns);
 void oracle_accepted(struct sim_stream *stream);                /* handed to the engine */
 void oracle_refused(struct sim_stream *stream);                 /* the engine closed it without taking it over */
+void oracle_resets(struct sim_stream *stream);                  /* it will be closed with a reset */
 void oracle_error(struct sim_stream *stream, int32_t os_error); /* an operation on it ends with this */
 void client_told(struct sim_stream *stream);                    /* something has changed for the client */
 

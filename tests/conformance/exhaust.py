@@ -39,6 +39,9 @@ if sys.platform == "win32":
 exhaust: Callable[[int], int] = _library.exhaust
 exhaust.argtypes = [ctypes.c_long]  # type: ignore[attr-defined]
 
+# What balancers write first; the last of the listeners asks for it.
+HEADER = b"PROXY TCP4 198.51.100.7 203.0.113.1 %d 80\r\n"
+
 # What may come of a lack of memory: an error that says so, or a connection that is ended.
 ENDS = (EngineError, MemoryError, OSError, AssertionError)
 
@@ -51,10 +54,12 @@ def settle(future: Future[object]) -> None:
 def live(engine: Engine) -> None:
     """Something of everything, while memory may fail at any moment."""
     clients: list[Client] = []
-    for listener in (0, 1, 0, 1):
+    for listener in (0, 1, 0, 1, 2, 2):  # one of each at worker 0
         with contextlib.suppress(*ENDS):
             clients.append(Client(port_of(engine, listener)))
             clients[-1].socket.settimeout(0.1)
+            if listener == 2:
+                clients[-1].send(HEADER % len(clients))
     for client in clients:
         with contextlib.suppress(*ENDS):
             client.send(b"hello" * 1000)
@@ -84,7 +89,11 @@ def live(engine: Engine) -> None:
 
 def once(backend: str, n: int) -> bool:
     """One life with allocation `n` failing; whether there was such a one."""
-    listeners = [ListenerConfig(port=0), ListenerConfig(port=0, service="relay")]
+    listeners = [
+        ListenerConfig(port=0),
+        ListenerConfig(port=0, service="relay"),
+        ListenerConfig(port=0, proxy_protocol_from=["127.0.0.1"]),
+    ]
     exhaust(n)
     engine = Engine(EngineConfig(listeners=listeners, backend=backend, workers=2, max_connections_per_address=100))
     try:
@@ -96,6 +105,9 @@ def once(backend: str, n: int) -> bool:
         there_was = exhaust(-1)
         with Client(port_of(engine)) as client:
             assert client.echoes(b"memory is back, and so is the service")
+        with Client(port_of(engine, 2)) as client:
+            client.send(HEADER % 1)
+            assert client.echoes(b"and for clients of balancers")
         engine.stop(deadline=PATIENCE)
         if not there_was:
             return False

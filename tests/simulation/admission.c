@@ -82,12 +82,6 @@ static bool is_same(const iocpd_ban *ban, const uint8_t *network, uint32_t prefi
     return ban->prefix == prefix && memcmp(ban->network, network, 16) == 0;
 }
 
-static bool is_in(const uint8_t *ip, const uint8_t *network, uint32_t prefix) {
-    for (uint32_t bit = 0; bit < prefix; bit++)
-        if ((network[bit / 8] ^ ip[bit / 8]) & 0x80 >> bit % 8) return false;
-    return true;
-}
-
 static void ban_asked(const iocpd_ban *ban) {
     for (uint32_t i = 0; i < ban_count; i++) /* from now on it is not certain any more, whatever it was */
         if (is_same(ban, bans[i].network, bans[i].prefix)) bans[i--] = bans[--ban_count];
@@ -114,41 +108,90 @@ void oracle_ban(const iocpd_ban *ban, bool begun) {
     seen->until_ns = ban->ttl_ms ? world.now_ns : INT64_MAX; /* one with a time may end at any moment */
 }
 
+/* ---- visits ------------------------------------------------------------------------------------------------------------------- */
+
+/* For whom a connection counts, and when worker 0 looked at him at the earliest. */
+struct visit {
+    const uint8_t *ip; /* NULL: for nobody (yet, or at all) */
+    int64_t at_ns;
+};
+
+static struct visit visit_of(uint32_t number) {
+    const struct witness *witness = &witnesses[number];
+    const struct header *header = &witness->header;
+    struct visit visit = {.ip = sim_stream_at(number)->peer.ip, .at_ns = witness->accepted_ns};
+    if (!header->wanted) return visit;
+    if (!header->whole_ns || !header->has_client) return (struct visit){.at_ns = witness->accepted_ns};
+    return (struct visit){.ip = header->client.ip, .at_ns = header->whole_ns};
+}
+
+/* One address, or one network of IPv6. */
+static bool is_same_visitor(const uint8_t *a, const uint8_t *b) { return memcmp(a, b, a[0] || b[0] ? 8 : 16) == 0; }
+
 /* ---- let in ------------------------------------------------------------------------------------------------------------------- */
 
-void admission_check(const struct sim_stream *stream) {
-    const struct witness *witness = &witnesses[stream->number];
-    uint32_t here = 0, same_address = 0, last_second = 0;
+static void bans_check(const struct sim_stream *stream, const uint8_t *ip, int64_t looked_ns) {
+    for (uint32_t i = 0; i < ban_count; i++)
+        if (is_in_network(ip, bans[i].network, bans[i].prefix) && bans[i].since_ns < looked_ns && looked_ns < bans[i].until_ns)
+            sim_fail("connection %u is let in, though its address is banned", stream->number);
+}
+
+/* It has been let in at `now_ns` at the latest. */
+static void visit_check(uint32_t number, int64_t now_ns) {
+    const uint8_t *ip = visit_of(number).ip;
+    uint32_t same_address = 0, last_second = 0;
     for (uint32_t i = 0; i < sim_stream_count(); i++) {
         const struct witness *other = &witnesses[i];
-        if (!other->attached) continue;
-        if (!other->released) here++;
-        if (!other->released && memcmp(sim_stream_at(i)->peer.ip, stream->peer.ip, 16) == 0) same_address++;
-        if (other->accepted_ns > witness->accepted_ns - SECOND_NS && other->accepted_ns <= witness->accepted_ns) last_second++;
+        const struct header *header = &other->header;
+        struct visit visit = visit_of(i);
+        if (!other->attached || !visit.ip || (header->wanted && !header->entered)) continue;
+        if (!other->released && is_same_visitor(visit.ip, ip)) same_address++;
+        if (visit.at_ns > now_ns - SECOND_NS && (header->wanted ? header->entered_ns : visit.at_ns) <= now_ns) last_second++;
     }
-    if (here > limits.largest.max_connections)
-        sim_fail("%u connections, and %u is the most", here, limits.largest.max_connections);
     if (limits.smallest.max_per_address && same_address > limits.largest.max_per_address)
         sim_fail("%u connections of one address, and %u is the most", same_address, limits.largest.max_per_address);
     if (limits.smallest.accepts_per_s && last_second > 2 * limits.largest.accepts_per_s + 2)
         sim_fail("%u accepts in a second, and %u is the rate", last_second, limits.largest.accepts_per_s);
-    for (uint32_t i = 0; i < ban_count; i++)
-        if (is_in(stream->peer.ip, bans[i].network, bans[i].prefix) && bans[i].since_ns < witness->accepted_ns &&
-            witness->accepted_ns < bans[i].until_ns)
-            sim_fail("connection %u is let in, though its address is banned", stream->number);
+}
+
+void admission_check(const struct sim_stream *stream) {
+    const struct witness *witness = &witnesses[stream->number];
+    uint32_t here = 0;
+    for (uint32_t i = 0; i < sim_stream_count(); i++) here += witnesses[i].attached && !witnesses[i].released;
+    if (here > limits.largest.max_connections)
+        sim_fail("%u connections, and %u is the most", here, limits.largest.max_connections);
+    if (!witness->header.wanted) visit_check(stream->number, witness->accepted_ns);
+    bans_check(stream, stream->peer.ip, witness->accepted_ns);
+}
+
+void admission_check_named(const struct sim_stream *stream) {
+    const struct header *header = &witnesses[stream->number].header;
+    visit_check(stream->number, world.now_ns);
+    bans_check(stream, header->client.ip, header->whole_ns);
 }
 
 /* ---- refused ------------------------------------------------------------------------------------------------------------------ */
 
+static void counted(uint32_t number, uint64_t *now) {
+    const struct listener *listener = &world.begun->listeners[number];
+    now[REFUSED_LIMIT] = listener->refused_limit;
+    now[REFUSED_BANNED] = listener->refused_banned;
+    now[REFUSED_ADDRESS_LIMIT] = listener->refused_address_limit;
+    now[REFUSED_ADDRESS_RATE] = listener->refused_address_rate;
+    now[REFUSED_RATE] = listener->refused_rate;
+}
+
+/* What has moved until now were clients that a header has named. */
+void admission_between(void) {
+    if (!world.begun || !(world.faults & FAULT_PROXY)) return;
+    for (uint32_t i = 0; i < world.config.listener_count; i++) counted(i, looked_at[i]);
+}
+
 /* Which of the engine's counters has moved: it counts whom worker 0 does not let in before it closes the handle, and whom a
  * worker has no memory for afterwards. */
 static enum refusal refusal_of(uint32_t number) {
-    const struct listener *listener = &world.begun->listeners[number];
-    const uint64_t now[] = {[REFUSED_LIMIT] = listener->refused_limit,
-                            [REFUSED_BANNED] = listener->refused_banned,
-                            [REFUSED_ADDRESS_LIMIT] = listener->refused_address_limit,
-                            [REFUSED_ADDRESS_RATE] = listener->refused_address_rate,
-                            [REFUSED_RATE] = listener->refused_rate};
+    uint64_t now[REFUSED_MEMORY];
+    counted(number, now);
     enum refusal moved = REFUSED_MEMORY;
     for (int i = 0; i < REFUSED_MEMORY; i++) {
         if (now[i] == looked_at[number][i]) continue;
@@ -166,17 +209,23 @@ struct others {
     uint32_t all, same_address, lately, same_lately;
 };
 
-static struct others others_of(const struct sim_stream *stream) {
-    const struct witness *witness = &witnesses[stream->number];
+/* Counted, and then not let in: what the connection of a header ends as. */
+static bool is_turned_away(const struct witness *witness) {
+    return (witness->refused && witness->refusal != REFUSED_MEMORY) ||
+           (witness->released && witness->reason >= IOCPD_ADDRESS_LIMIT);
+}
+
+static struct others others_of(uint32_t number, const struct visit *visit) {
     struct others others = {0};
     for (uint32_t i = 0; i < sim_stream_count(); i++) {
         const struct witness *other = &witnesses[i];
-        bool same = memcmp(sim_stream_at(i)->peer.ip, stream->peer.ip, 16) == 0;
-        if (i == stream->number || !other->accepted_ns || (other->refused && other->refusal != REFUSED_MEMORY)) continue;
+        if (i == number || !other->accepted_ns || (other->refused && other->refusal != REFUSED_MEMORY)) continue;
+        struct visit its = visit_of(i);
+        bool counts = its.ip && !is_turned_away(other), same = counts && is_same_visitor(its.ip, visit->ip);
         int64_t left_ns = other->refused ? other->refused_ns : other->released ? other->released_ns : INT64_MAX;
-        int64_t looked_ns = witness->accepted_ns - world.jumped_ns; /* the clock may have jumped between */
+        int64_t looked_ns = visit->at_ns - world.jumped_ns; /* the clock may have jumped between */
         bool here = left_ns > looked_ns - LEAVING_NS;
-        bool lately = other->accepted_ns > looked_ns - SECOND_NS - LEAVING_NS;
+        bool lately = counts && its.at_ns > looked_ns - SECOND_NS - LEAVING_NS;
         others.all += here;
         others.same_address += here && same;
         others.lately += lately;
@@ -199,27 +248,42 @@ static bool may_be_refused(const iocpd_limits *in_force, enum refusal refusal, c
     }
 }
 
-static bool may_be_banned(const struct sim_stream *stream) {
+static bool may_be_banned(const struct visit *visit) {
     for (uint32_t i = 0; i < order_count; i++)
-        if (is_in(stream->peer.ip, orders[i].network, orders[i].prefix) &&
-            orders[i].over_ns >= witnesses[stream->number].accepted_ns)
-            return true;
+        if (is_in_network(visit->ip, orders[i].network, orders[i].prefix) && orders[i].over_ns >= visit->at_ns) return true;
     return false;
+}
+
+static bool is_true(uint32_t number, const struct visit *visit, enum refusal refusal) {
+    struct others others = others_of(number, visit);
+    bool may = refusal == REFUSED_MEMORY && memory_has_failed();
+    if (refusal == REFUSED_BANNED) may = may_be_banned(visit);
+    for (uint32_t i = 0; i < history_count; i++)
+        if (history[i].over_ns >= visit->at_ns) may |= may_be_refused(&history[i].limits, refusal, &others);
+    return may;
+}
+
+bool admission_may_refuse(const struct sim_stream *stream, enum refusal refusal) {
+    struct visit visit = visit_of(stream->number);
+    return is_true(stream->number, &visit, refusal);
 }
 
 void oracle_refused(struct sim_stream *stream) {
     static const char *const names[] = {"max_connections",           "a ban",         "max_per_address",
                                         "accepts_per_s_per_address", "accepts_per_s", "want of memory"};
     struct witness *witness = &witnesses[stream->number];
+    struct visit visit = {.ip = stream->peer.ip, .at_ns = witness->accepted_ns};
     if (witness->attached) sim_fail("connection %u is closed as one that was not let in", stream->number);
-    struct others others = others_of(stream);
     witness->refused = true;
     witness->refused_ns = world.now_ns;
     witness->refusal = refusal_of(stream->listener);
-    bool is_true = witness->refusal == REFUSED_MEMORY && memory_has_failed();
-    if (witness->refusal == REFUSED_BANNED) is_true = may_be_banned(stream);
-    for (uint32_t i = 0; i < history_count; i++)
-        if (history[i].over_ns >= witness->accepted_ns) is_true |= may_be_refused(&history[i].limits, witness->refusal, &others);
     sim_trace("connection %u: is refused: %s", stream->number, names[witness->refusal]);
-    if (!is_true) sim_fail("connection %u is refused for %s, which is not true", stream->number, names[witness->refusal]);
+    bool of_client = witness->refusal >= REFUSED_ADDRESS_LIMIT && witness->refusal <= REFUSED_RATE;
+    if (!is_true(stream->number, &visit, witness->refusal) || (witness->header.wanted && of_client))
+        sim_fail("connection %u is refused for %s, which is not true", stream->number, names[witness->refusal]);
+}
+
+/* An accept that is refused has been counted a moment ago; whoever else is reset has a connection. */
+void oracle_resets(struct sim_stream *stream) {
+    if (stream->socket) admission_between();
 }

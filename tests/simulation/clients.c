@@ -62,6 +62,10 @@ static void client_connect(struct client *client) {
     client->leave = one_in(DICE_CLIENTS, 3) ? LEAVE_NOT : roll_between(DICE_CLIENTS, LEAVE_END, LEAVE_AT_ONCE);
     client->ended = false;
     client->answers_end = !one_in(DICE_CLIENTS, 3);
+    struct header *header = &client->witness->header;
+    header_choose(header, stream);
+    stream->header_bytes = header->bytes;
+    if (header->wrong) client->budget = 0;
     sim_trace("client %u connects to listener %u as connection %u, writes %llu bytes, reads %u at once, leave %d", client->number,
               listener, stream->number, (unsigned long long)client->budget, client->reads, client->leave);
 }
@@ -103,6 +107,29 @@ static void client_resets(struct client *client) {
     client_gone(client);
 }
 
+/* It still has something to write of its header: true when it has done what it wanted to for now. */
+static bool client_introduces(struct client *client) {
+    struct header *header = &client->witness->header;
+    uint32_t most = world.calm ? header->bytes : header->stops_at, bytes = header->pieces;
+    if (header->written == header->bytes || client->ended) return false;
+    bool leaves = world.calm ? header->stops_at < header->bytes : client->leave == LEAVE_AT_ONCE;
+    if (leaves && one_in(DICE_PROXY, world.calm ? 2 : 20)) {
+        if (one_in(DICE_PROXY, 2)) client_ends(client);
+        else client_resets(client);
+        return true;
+    }
+    if (world.now_ns < header->begin_ns && !world.calm) return true;
+    if (bytes > most - header->written) bytes = most - header->written;
+    bytes = sim_client_write(client->stream, header->data + header->written, bytes);
+    header->written += bytes;
+    if (bytes)
+        sim_trace("client %u writes %u bytes of its header to connection %u", client->number, bytes, client->stream->number);
+    if (header->written < header->bytes) return true;
+    if (header->leaves && one_in(DICE_PROXY, 2)) client_ends(client);
+    else if (header->leaves) client_resets(client);
+    return header->leaves;
+}
+
 static void client_acts(struct client *client) {
     struct sim_stream *stream = client->stream;
     client->next_ns = soon(client);
@@ -115,6 +142,7 @@ static void client_acts(struct client *client) {
         client_gone(client);
         return;
     }
+    if (client_introduces(client)) return;
     uint32_t reads = world.calm ? UINT32_MAX : client->reads;
     if (reads) sim_client_read(stream, reads);
     if (stream->server_ended && stream->in_window == 0 && (client->answers_end || world.calm)) {

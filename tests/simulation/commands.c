@@ -15,11 +15,16 @@ struct command {
 
 static struct command commands[COMMANDS_MAX];
 static uint32_t command_count, open_count;
+static uint64_t labelled; /* the last connection that was; often again */
 
 static uint32_t choose(uint64_t least, uint64_t most) { return (uint32_t)roll_between(DICE_OPERATORS, least, most); }
 static bool sometimes(uint32_t times) { return one_in(DICE_OPERATORS, times); }
 
-void commands_reset(void) { command_count = open_count = 0; }
+void commands_reset(void) {
+    command_count = open_count = 0;
+    labelled = 0;
+}
+
 uint32_t commands_open(void) { return open_count; }
 
 uint64_t any_token(void) {
@@ -95,7 +100,7 @@ static void owe(uint32_t number) {
     for (uint32_t i = 0; i < sim_stream_count(); i++) {
         const struct sim_stream *stream = sim_stream_at(i);
         bool meant = one->listener < 0 || (uint32_t)one->listener == stream->listener;
-        one->owed[i] = meant && witnesses[i].attached && !witnesses[i].released;
+        one->owed[i] = meant && oracle_is_open(i);
     }
 }
 
@@ -170,8 +175,6 @@ static void command_kick(void) {
     command_given(command, status, ticket, "kick");
 }
 
-static uint64_t labelled; /* the last; often again */
-
 static const char labels_json[] = ",\"tags\":{},\"groups\":[]"; /* of all labels here */
 
 void labels_check(const char *json, uint32_t bytes) {
@@ -204,10 +207,15 @@ static void command_bans(void) {
         iocpd_ban *ban = &command->bans[i];
         ban->prefix = sometimes(3) ? choose(118, 128) : 128;
         memcpy(ban->network, client_address(choose(0, 5)).ip, 16);
+        if (world.faults & FAULT_PROXY && one_in(DICE_PROXY, 3)) {
+            memcpy(ban->network, named_address().ip, 16);
+            ban->prefix = one_in(DICE_PROXY, 3) ? 128 : (uint32_t)roll_between(DICE_PROXY, 60, 64);
+        }
         for (uint32_t bit = ban->prefix; bit < 128; bit++) ban->network[bit / 8] &= (uint8_t)~(0x80 >> bit % 8);
         ban->ttl_ms = sometimes(3) ? choose(1, 100) : 0;
         ban->lift = sometimes(3);
-        sim_trace("%s 10.0.%u.%u/%u", ban->lift ? "lift" : "ban", ban->network[14], ban->network[15], ban->prefix - 96);
+        sim_trace("%s %s%u.%u/%u", ban->lift ? "lift" : "ban", ban->network[0] ? "..." : "10.0.", ban->network[14],
+                  ban->network[15], ban->prefix);
         oracle_ban(ban, true);
     }
     int32_t status = iocpd_bans(world.engine, command->bans, command->count, &ticket);

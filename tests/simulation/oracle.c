@@ -113,6 +113,7 @@ void oracle_sent(struct sim_stream *stream, const uint8_t *data, uint32_t bytes)
 static bool reason_is_true(const struct connection *connection, const struct witness *witness) {
     uint32_t causes = witness->causes;
     const iocpd_listener_config *listener = witness->reader.listener;
+    if (!arrival_may_end(sim_stream_at((uint32_t)(witness - witnesses)), (int32_t)connection->reason)) return false;
     bool ended_when_slow =
         listener->service == IOCPD_RELAY || listener->service == IOCPD_RELAY_GROUP || listener->service == IOCPD_PYTHON;
     switch (connection->reason) {
@@ -120,7 +121,6 @@ static bool reason_is_true(const struct connection *connection, const struct wit
     case IOCPD_CLIENT_RESET: return causes & (CAUSE_CLIENT_RESET | CAUSE_RESET);
     case IOCPD_CLIENT_TIMED_OUT: return causes & CAUSE_TIMED_OUT;
     case IOCPD_KICKED: return causes & CAUSE_KICK;
-    case IOCPD_BANNED: return causes & CAUSE_BAN;
     case IOCPD_DRAINED: return asked.drain;
     case IOCPD_SHUTDOWN: return asked.stop;
     case IOCPD_FIRST_BYTE_TIMEOUT: return limits.largest.first_byte_ms && connection->bytes_in == 0;
@@ -131,6 +131,12 @@ static bool reason_is_true(const struct connection *connection, const struct wit
     case IOCPD_FRAME_TOO_LARGE: return causes & CAUSE_TOO_LARGE;
     case IOCPD_SERVICE_CLOSED: return causes & CAUSE_SERVICE_CLOSE;
     case IOCPD_SERVICE_ERROR: return causes & CAUSE_SERVICE_FAIL;
+    case IOCPD_BANNED:
+    case IOCPD_PROXY_HEADER_INVALID:
+    case IOCPD_PROXY_HEADER_TIMEOUT:
+    case IOCPD_ADDRESS_LIMIT:
+    case IOCPD_ADDRESS_RATE:
+    case IOCPD_ACCEPT_RATE: return true; /* see arrival_may_end */
     default: return false;
     }
 }
@@ -156,6 +162,7 @@ void oracle_released(struct sim_stream *stream) {
     witness->released = true;
     witness->released_ns = world.now_ns;
     witness->reason = (int32_t)connection->reason;
+    arrival_look(stream, connection);
     sim_trace("connection %u: ends as %s", stream->number, iocpd_reason_name(witness->reason));
     if (!reason_is_true(connection, witness))
         sim_fail("connection %u ends as %s, which is not true (%x)", stream->number, iocpd_reason_name(witness->reason),
@@ -207,6 +214,9 @@ static void deadlines_check(struct witness *witness, const struct connection *co
                             returned_ns);
         if (connection->flags & CONNECTION_PAUSED)
             late |= overdue(connection, "pause", (int64_t)connection->last_activity_ns, limits.largest.send_soft_ms, returned_ns);
+    } else if (connection->state == IOCPD_ARRIVING && !(connection->flags & CONNECTION_ENTERING)) {
+        late |= overdue(connection, "header's time", (int64_t)connection->connected_ns,
+                        header_ms(limits.smallest.first_byte_ms ? limits.largest.first_byte_ms : 0), returned_ns);
     } else if (connection->state == IOCPD_DRAINING) {
         late |= overdue(connection, "drain's time", connection->deadline_ns, connection->deadline_ns ? 1 : 0, returned_ns);
         if (!connection->deadline_ns && connection->first)
@@ -218,7 +228,7 @@ static void deadlines_check(struct witness *witness, const struct connection *co
 
 /* Once, when it has just begun to end. */
 static void patience_check(struct witness *witness, const struct sim_stream *stream, const struct connection *connection) {
-    int64_t active = stream->active_ns ? stream->active_ns : witness->accepted_ns, now = world.now_ns + 1000000;
+    int64_t active = stream->active_ns ? stream->active_ns : (int64_t)connection->connected_ns, now = world.now_ns + 1000000;
     if (witness->ending) return;
     witness->ending = true;
     if (world.jumped_ns)
@@ -228,6 +238,9 @@ static void patience_check(struct witness *witness, const struct sim_stream *str
     if (connection->reason == IOCPD_FIRST_BYTE_TIMEOUT &&
         now < (int64_t)connection->connected_ns + (int64_t)limits.first_byte_ms * 1000000)
         sim_fail("connection %u has not had its time for a first byte", stream->number);
+    if (connection->reason == IOCPD_PROXY_HEADER_TIMEOUT &&
+        now < (int64_t)connection->connected_ns + (int64_t)header_ms(limits.first_byte_ms) * 1000000)
+        sim_fail("connection %u has not had its time for a header", stream->number);
 }
 
 static void queue_check(const struct connection *connection) {
@@ -285,10 +298,12 @@ static void connection_check(const struct connection *connection, int64_t return
     struct witness *witness = witness_of(token);
     if (!witness || witness->released) sim_fail("%llx is in its table, but not a connection", (unsigned long long)token);
     if (connection->flags & CONNECTION_DIRTY) sim_fail("connection %llx is left dirty", (unsigned long long)token);
+    arrival_look(sim_stream_at((uint32_t)(witness - witnesses)), connection);
+    arrival_check(sim_stream_at((uint32_t)(witness - witnesses)), connection);
     queue_check(connection);
     deadlines_check(witness, connection, returned_ns);
-    if (queued || paused || connection->over_soft_ns) witness->causes |= CAUSE_SLOW;
-    if (connection->state != IOCPD_OPEN) patience_check(witness, sim_stream_at((uint32_t)(witness - witnesses)), connection);
+    if (queued || (paused && connection->state != IOCPD_ARRIVING) || connection->over_soft_ns) witness->causes |= CAUSE_SLOW;
+    if (connection->state > IOCPD_OPEN) patience_check(witness, sim_stream_at((uint32_t)(witness - witnesses)), connection);
     if (connection->state == IOCPD_CLOSING_STATE) {
         const struct sim_stream *stream = sim_stream_at((uint32_t)(witness - witnesses));
         if (!receives && !sends && !(connection->flags & CONNECTION_LEAVING))
@@ -381,6 +396,7 @@ void oracle_settled(const struct port *port, int64_t timeout_ns) {
     uint64_t pending_bytes = 0;
     if (!worker->port) return; /* it is just being opened */
     world.begun = worker->engine;
+    admission_between();
     sim_still(true); /* what is read here has atomic operations too */
     waiting_check(worker);
     for (uint32_t slot = 0; slot < worker->table.high; slot++) {
@@ -388,7 +404,7 @@ void oracle_settled(const struct port *port, int64_t timeout_ns) {
         if (connection->state == IOCPD_FREE) continue;
         connection_check(connection, sim_port_returned_ns(port));
         used++;
-        open += connection->state == IOCPD_OPEN;
+        open += connection->state == IOCPD_OPEN || connection->state == IOCPD_ARRIVING;
         closing += connection->state == IOCPD_CLOSING_STATE;
         leaving += connection->flags & CONNECTION_LEAVING ? 1 : 0;
         pending += connection->socket.receive.outstanding + connection->socket.send.outstanding;
@@ -424,6 +440,7 @@ void oracle_settled(const struct port *port, int64_t timeout_ns) {
 void oracle_step(void) {
     const iocpd_engine *engine = world.engine;
     if (!engine || engine->joined) return;
+    admission_between();
     for (uint32_t i = 0; i < engine->worker_count; i++) {
         const struct worker *worker = &engine->workers[i];
         bool asleep = worker->port && !worker->exit && sim_port_asleep(worker->port);
@@ -454,6 +471,7 @@ static const char *owed(uint32_t *who) {
         const struct connection *connection = connection_of(stream);
         if (connection->state == IOCPD_CLOSING_STATE) return "closing";
         if (connection->pending_bytes) return "sent what is queued";
+        if (connection->state == IOCPD_ARRIVING && !stream->client_ended) return "let in";
         if (connection->state != IOCPD_OPEN || stream->client_ended || stream->client_reset || stream->broken) return "ended";
         if (connection->flags & CONNECTION_PAUSES) return "allowed to go on";
         bool part = stream->whole_messages && stream->unread_bytes < stream->message_bytes;
@@ -526,6 +544,8 @@ void oracle_events(const iocpd_event *events, uint32_t count) {
         if (end && !witness->released) sim_fail("%llx has ended by its event, and has not", (unsigned long long)event->token);
         if (end && event->reason != witness->reason)
             sim_fail("%llx: its event has another reason", (unsigned long long)event->token);
+        arrival_told(witness, &(struct told){event->ip, event->via_ip, event->port, event->via_port},
+                     end ? TOLD_ENDED : TOLD_OPEN);
         bool remembered = world.config.closed_capacity >= SIM_STREAMS_MAX; /* they stand in the closed record */
         if (end && remembered &&
             (event->bytes_in != witness->counted.bytes || event->messages_in != witness->counted.messages ||
@@ -546,6 +566,8 @@ void oracle_closed(const iocpd_closed *rows, uint32_t count) {
         if (row->connection.bytes_out != stream->sent || row->connection.bytes_in != witness->counted.bytes ||
             row->connection.messages_in != witness->counted.messages || row->connection.messages_out != witness->messages_out)
             sim_fail("%llx: its closed record has other counts", (unsigned long long)token);
+        const iocpd_connection *who = &row->connection;
+        arrival_told(witness, &(struct told){who->peer_ip, who->via_ip, who->peer_port, who->via_port}, TOLD_ENDED);
         if (i && row->closed_serial >= rows[i - 1].closed_serial) sim_fail("closed records are out of order");
         if (row->connection.listener != stream->listener)
             sim_fail("%llx: its closed record has another listener", (unsigned long long)token);

@@ -14,7 +14,7 @@ from pathlib import Path
 # In the order of enum sim_fault.
 FAULTS = (
     *("delay", "short", "errors", "submit", "cancel", "starve", "handles", "memory"),
-    *("spurious", "clock", "preempt", "late_wake", "system", "start"),
+    *("spurious", "clock", "preempt", "late_wake", "system", "start", "proxy"),
 )
 CHUNK = 250  # seeds of one process
 SEED_TIMEOUT_S = 60.0  # of one seed alone; it takes a millisecond

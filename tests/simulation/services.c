@@ -75,13 +75,20 @@ static uint32_t message_bytes(const iocpd_service_batch *batch, uint32_t message
     return (uint32_t)(lf + 1 - (batch->data + at));
 }
 
+static void open(struct service_state *state, uint32_t session, const iocpd_service_open *who) {
+    const struct witness *witness = witness_of(who->token);
+    state->tokens[session % SESSIONS_MAX] = who->token;
+    /* Without one it is just being taken over. */
+    if (witness) arrival_told(witness, &(struct told){who->peer_ip, who->via_ip, who->peer_port, who->via_port}, TOLD_OPEN);
+}
+
 static void handle(struct service_state *state, const iocpd_service_batch *batch, bool concurrent, bool lines) {
     uint32_t message = 0, at = 0;
     state->count = state->bytes = state->length_count = 0;
     for (uint32_t i = 0; i < batch->record_count; i++) {
         const iocpd_service_record *record = &batch->records[i];
         switch (record->kind) {
-        case IOCPD_SERVICE_OPEN: state->tokens[record->session % SESSIONS_MAX] = batch->opens[record->count].token; break;
+        case IOCPD_SERVICE_OPEN: open(state, record->session, &batch->opens[record->count]); break;
         case IOCPD_SERVICE_MESSAGES: {
             uint32_t run = one_in(DICE_OPERATORS, 2) ? record->count : 1, end = message + record->count, began = at;
             while (message < end) {

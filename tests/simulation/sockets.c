@@ -183,7 +183,11 @@ void platform_socket_close(socket_t handle) {
     sim_stream_close(stream);
 }
 
-void platform_socket_reset_on_close(socket_t handle) { sim_open_stream(handle, "reset_on_close")->reset_on_close = true; }
+void platform_socket_reset_on_close(socket_t handle) {
+    struct sim_stream *stream = sim_open_stream(handle, "reset_on_close");
+    stream->reset_on_close = true;
+    oracle_resets(stream);
+}
 
 int platform_socket_shutdown_send(socket_t handle) {
     struct sim_stream *stream = sim_open_stream(handle, "shutdown");

@@ -124,13 +124,14 @@ static void config_choose(iocpd_config *config) {
 static uint32_t faults_choose(void) {
     uint32_t chosen = 0;
     bool storm = between(0, 3) == 0, quiet = between(0, 7) == 0;
-    for (uint32_t fault = 1; fault <= FAULT_ALL; fault *= 2) {
+    for (uint32_t fault = 1; fault < FAULT_PROXY; fault *= 2) {
         bool rare = fault == FAULT_MEMORY || fault == FAULT_START || fault == FAULT_ERRORS || fault == FAULT_SUBMIT ||
                     fault == FAULT_SPURIOUS || fault == FAULT_HANDLES || fault == FAULT_CLOCK;
         uint32_t dice = between(0, fault == FAULT_START ? 15 : rare ? 3 : 1);
         if (dice == 0 || (storm && fault != FAULT_START)) chosen |= fault;
     }
-    return quiet ? 0 : chosen;
+    if (quiet) chosen = 0;
+    return world.options.seed % 4 == 2 ? chosen | FAULT_PROXY : chosen; /* without a roll: the others have what they had */
 }
 
 void world_begin(const struct options *options) {
@@ -148,14 +149,16 @@ void world_begin(const struct options *options) {
     world.steps_max = between(300, 3000);
     if (options->steps) world.steps_max = options->steps;
     world.config.busy_poll_us = between(0, 2) ? 0 : between(1, 200); /* last, so that older seeds have what they had */
+    balancers_choose();
     if (!sim_tracing) return;
     sim_trace("seed %llu: %u workers, %u clients, %u commands, at most %llu steps, faults %u", (unsigned long long)options->seed,
               world.config.workers, world.clients, world.commands, (unsigned long long)world.steps_max, world.faults);
     static const char *const framings[] = {"raw", "lines", "length_prefixed", "fixed", "delimited"};
     static const char *const services[] = {"echo", "discard", "relay", "relay_group", "python"};
     for (uint32_t i = 0; i < world.config.listener_count; i++)
-        sim_trace("listener %u: %s, %s (at most %u bytes)", i, services[world.listeners[i].service],
-                  framings[world.listeners[i].framing.kind], world.listeners[i].framing.max_bytes);
+        sim_trace("listener %u: %s, %s (at most %u bytes)%s", i, services[world.listeners[i].service],
+                  framings[world.listeners[i].framing.kind], world.listeners[i].framing.max_bytes,
+                  world.listeners[i].proxy_from_count ? ", behind balancers" : "");
     const iocpd_config *config = &world.config;
     sim_trace("send_soft_bytes %u, send_soft_ms %u, send_hard_bytes %u, receive_buffers %u of %u bytes, relay_capacity %u",
               config->send_soft_bytes, config->send_soft_ms, config->send_hard_bytes, config->receive_buffers,

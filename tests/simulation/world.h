@@ -7,9 +7,11 @@
  *   commands.c   sends, broadcasts, kicks, labels, bans, and what their tickets must say
  *   services.c   threads of services in Python
  *   clients.c    the other ends of the connections
+ *   balancers.c  clients that must begin with a PROXY header
  *   streams.c    what is written to connections, so that each byte tells where it belongs
  *   oracle.c     what must hold, of connections and workers
  *   admission.c  the same of who is let in and who is not
+ *   arrivals.c   the same of connections that begin with a PROXY header
  *   counts.c     the same of what is counted
  *   sockets.c    sockets and their handles, clients' ends
  *   ../../core/native/port_sim.c   what the kernel does with them
@@ -30,7 +32,7 @@ struct options {
 };
 
 /* Independent of each other, so that leaving one thing out changes the others as little as possible. */
-enum dice { DICE_SETTING, DICE_SCHEDULE, DICE_KERNEL, DICE_FAULTS, DICE_CLIENTS, DICE_OPERATORS, DICE_COUNT };
+enum dice { DICE_SETTING, DICE_SCHEDULE, DICE_KERNEL, DICE_FAULTS, DICE_CLIENTS, DICE_OPERATORS, DICE_PROXY, DICE_COUNT };
 
 struct world {
     struct options options;
@@ -93,6 +95,37 @@ void clients_begin(void);
 /* Those whose time has come act. Returns when the next one will; INT64_MAX: nobody. */
 int64_t clients_act(void);
 struct platform_address client_address(uint32_t which);
+
+/* ---- balancers.c -------------------------------------------------------------------------------------------------------- */
+
+enum { HEADER_BYTES_MAX = 1200, BEHIND_MAX = 32 };
+
+/* What a client writes first, where its listener asks for it. */
+struct header {
+    bool wanted;
+    bool wrong;      /* it is none, which its last byte shows at the latest */
+    bool has_client; /* it names one */
+    struct platform_address client;
+    uint8_t data[HEADER_BYTES_MAX];
+    uint32_t bytes, written;
+    uint32_t stops_at; /* it writes no more of it in the storm */
+    uint32_t pieces;   /* of so many bytes at most */
+    bool leaves;       /* when it is written, as a check of a balancer's does */
+    int64_t begin_ns;  /* not before */
+
+    int64_t whole_ns; /* when the engine got the last of it; 0: not while it waited for it */
+    bool entered;     /* let in */
+    int64_t entered_ns;
+    uint32_t behind[BEHIND_MAX], behind_count; /* what was received behind it before that */
+};
+
+/* Which listeners ask for headers, if the seed has this. */
+void balancers_choose(void);
+/* What this client must write first. */
+void header_choose(struct header *header, const struct sim_stream *stream);
+/* An address that headers name. */
+struct platform_address named_address(void);
+bool is_in_network(const uint8_t *ip, const uint8_t *network, uint32_t prefix);
 
 /* ---- streams.c ---------------------------------------------------------------------------------------------------------- */
 
@@ -187,6 +220,7 @@ struct witness {
     uint32_t held_turns;    /* that it has been seen paused, though nothing was in its way any more */
     uint64_t held_turn;     /* the last of them: a worker that polls goes to wait many times in one */
     int64_t held_ns;        /* since when */
+    struct header header;
     struct counted counted;
     uint64_t messages_out; /* when it ended */
     struct writer writer;
@@ -227,10 +261,34 @@ void admission_reset(void);
 bool oracle_limits(const iocpd_limits *now, bool begun);
 void oracle_ban(const iocpd_ban *ban, bool begun);
 void admission_check(const struct sim_stream *stream);
+/* The client that its header names is let in. */
+void admission_check_named(const struct sim_stream *stream);
+/* Whether whoever comes last in this connection may have been refused for this. */
+bool admission_may_refuse(const struct sim_stream *stream, enum refusal refusal);
+/* Now no connection is being refused at its accept. */
+void admission_between(void);
+
+/* ---- arrivals.c --------------------------------------------------------------------------------------------------------- */
+
+/* How long a header may take; 0 of first_byte_ms: there is no such limit. */
+uint32_t header_ms(uint32_t first_byte_ms);
+/* Each time that the connection is seen. */
+void arrival_look(const struct sim_stream *stream, const struct connection *connection);
+void arrival_check(const struct sim_stream *stream, const struct connection *connection); /* as its worker goes to wait */
+bool arrival_may_end(const struct sim_stream *stream, int32_t reason);
+/* What somebody is told of whose connection it is: the balancer's own, or its client's. */
+struct told {
+    const uint8_t *peer_ip, *via_ip;
+    uint16_t peer_port, via_port;
+};
+enum told_when { TOLD_ANY_TIME, TOLD_OPEN, TOLD_ENDED };
+void arrival_told(const struct witness *witness, const struct told *told, enum told_when when);
+void arrival_row(const struct witness *witness, const iocpd_connection *row);
 
 /* ---- counts.c ----------------------------------------------------------------------------------------------------------- */
 
 void counts_reset(void);
+void counts_receive(struct witness *witness, uint32_t bytes);
 /* What the engine has counted of a connection; nothing of it is outstanding. */
 void counts_check(struct witness *witness, const struct connection *connection);
 void counts_stopped(void);
