@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 WAIT_SECONDS = 2.0 if os.name == "nt" else 0.0
@@ -26,6 +26,11 @@ def replace_file(path: Path, pieces: Iterable[bytes]) -> None:
     was killed has left is gone with the next write.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _flushed_after(path.parent):
+        _replace_in_folder(path, pieces)
+
+
+def _replace_in_folder(path: Path, pieces: Iterable[bytes]) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -42,7 +47,6 @@ def replace_file(path: Path, pieces: Iterable[bytes]) -> None:
         with contextlib.suppress(OSError):  # what went wrong first is what counts
             os.unlink(temporary)
         raise
-    _sync_folder(path.parent)
 
 
 def _replace(temporary: Path, path: Path) -> None:
@@ -65,12 +69,16 @@ def _keep_owner(descriptor: int, path: Path) -> None:
     os.fchown(descriptor, former.st_uid, former.st_gid)
 
 
-def _sync_folder(folder: Path) -> None:
-    """The new name lives in the folder. Windows has no handle on a folder that could be flushed; NTFS has a journal."""
+@contextlib.contextmanager
+def _flushed_after(folder: Path) -> Iterator[None]:
+    """The new name lives in the folder, which is opened first: without a handle for it nothing must be replaced.
+    Windows has no handle on a folder that could be flushed; NTFS has a journal."""
     if os.name == "nt":
+        yield
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        yield
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

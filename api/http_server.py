@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from iocpd.api import problems
+from iocpd.api.logs import get_logger
 from iocpd.api.metrics.requests import RequestMetrics
 from iocpd.api.problems import Problem
 from iocpd.api.settings import HttpAddress, Settings
@@ -41,9 +42,13 @@ STOP_SECONDS = 2
 _BACKLOG = 1024
 _ACCEPTS = 64  # asyncio takes at most so many clients before it reads from any
 _UNSENT_BYTES = 32 * 1024
+_NO_HANDLES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)  # asyncio accepts again after a second
+_COMPLAINT_SECONDS = 60.0
 # Beyond the limit so many more connections are told so; the next ones are cut without a word.
 _TOLD = 64
 _PROBES = (b"/livez", b"/readyz", b"/startupz")
+
+_log = get_logger("iocpd.http")
 
 
 class ListenFailure(Exception):
@@ -128,6 +133,7 @@ class HttpServer(uvicorn.Server):
             )
         )
         self.ready = asyncio.Event()
+        self._next_complaint = 0.0
         # What it says below that level is what clients do wrong, a line for each: the metrics count it.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
 
@@ -138,10 +144,20 @@ class HttpServer(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begins to accept, and says so."""
+        asyncio.get_running_loop().set_exception_handler(self._note_exception)
         await super().startup(sockets)
         for listener in sockets or ():
             listener.listen(_BACKLOG)
         self.ready.set()
+
+    def _note_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """asyncio tells of a lack of handles, with a traceback, as many times as it would have accepted."""
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in _NO_HANDLES and "socket" in context):
+            loop.default_exception_handler(context)
+        elif loop.time() >= self._next_complaint:
+            self._next_complaint = loop.time() + _COMPLAINT_SECONDS
+            _log.error("who connects to the API has to wait: no socket can be accepted", reason=error.strerror)
 
 
 class BoundedProtocol(HttpToolsProtocol):

@@ -140,6 +140,7 @@ class _Service:
         server = HttpServer(self._app, self._context.settings, self._metrics)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         watching = asyncio.create_task(watch_addresses(self._engine))
+        following = asyncio.create_task(self._context.bans.follow_clock())
         retrying = asyncio.create_task(self._retry_audit())
         if await _happens(server.ready, unless=serving):
             # What exists now stays; without it, a collection while somebody lists connections has little to look
@@ -153,6 +154,7 @@ class _Service:
             self._begin_stop("no API")
         self._supervisor.stopping()
         watching.cancel()
+        following.cancel()
         status = await self._join()
         server.should_exit = True
         await serving

@@ -34,11 +34,13 @@ def eventually(holds: Callable[[], T], seconds: float = PATIENCE) -> T:
 class Client:
     """A TCP client; every wait has a bound."""
 
-    def __init__(self, port: int, host: str = "127.0.0.1", *, receive_buffer: int = 0) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1", *, source: str = "", receive_buffer: int = 0) -> None:
         self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.socket.settimeout(PATIENCE)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            self.socket.bind((source, 0))
         self.socket.connect((host, port))
         self.address: tuple[str, int] = self.socket.getsockname()[:2]
 
@@ -121,13 +123,13 @@ def leaving(clients: list[Client]) -> Iterator[None]:
         assert not thread.is_alive(), "a client that was kicked saw no end"
 
 
-def refused(port: int, host: str = "127.0.0.1", header: bytes = b"") -> bool:
+def refused(port: int, host: str = "127.0.0.1", header: bytes = b"", *, source: str = "") -> bool:
     """Whether a client that connects now, with a balancer's header if there is one, is turned away without an echo.
 
     The reset may come before connect(2) has returned, which then tells of it.
     """
     try:
-        with Client(port, host) as client:
+        with Client(port, host, source=source) as client:
             client.send(header + b"x")
             return client.socket.recv(1) == b""
     except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError):

@@ -4,6 +4,9 @@ Changes are made by one writer, in groups: what came while the last group was be
 changes at once cost few writes. A group is first written to the file, then applied to the engine, and only then in
 memory and answered. If the file can't be written, nothing has changed anywhere; if the engine refuses, it and the file
 get back what they had.
+
+A ban ends at a time of the system's clock. The engine counts seconds by one that nobody sets, and is told anew how many
+are left when the system's has been set, or has gone on while the machine slept.
 """
 
 import asyncio
@@ -11,6 +14,7 @@ import contextlib
 import dataclasses
 import ipaddress
 import itertools
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
@@ -41,6 +45,10 @@ _COMMAND_SECONDS = 30.0
 # A kick gives a client so long to take what is queued for it, and the engine then resets it.
 _KICK_SECONDS = 5.0
 _KICK_MARGIN_SECONDS = 5.0
+
+# So often the clock is looked at, and by so much it may be off.
+_CLOCK_SECONDS = 1.0
+_CLOCK_SLACK_SECONDS = 0.5
 
 _log = get_logger("iocpd.bans")
 
@@ -113,6 +121,25 @@ class Bans:
             return ban
 
         return await self._change(change)
+
+    async def follow_clock(self) -> None:
+        """Keeps the ends in the engine where the system's clock has them, until it is cancelled."""
+        known = _clock_ahead()
+        while True:
+            await asyncio.sleep(_CLOCK_SECONDS)
+            ahead = _clock_ahead()
+            if abs(ahead - known) > _CLOCK_SLACK_SECONDS:
+                try:
+                    await self._change(self._renew_ends)
+                except (EngineError, Problem) as error:  # the next look finds the same
+                    _log.warning("the clock was set, and the bans still end by the former one", error=str(error))
+                else:
+                    _log.info("the clock was set, and the bans end by it", seconds=round(ahead - known, 3))
+                    known = ahead
+
+    async def _renew_ends(self, stage: "_Stage") -> None:
+        await self._apply([ban for ban in self._table if ban.expires_at is not None], self._over)
+        self._over.clear()
 
     async def kick(self, ban: Ban, farewell: bytes = b"") -> int:
         """Ends the connections that the ban would not have let in; how many have left the table within 10 s.
@@ -398,6 +425,10 @@ def _unknown(id: str) -> Problem:
 
 def _network_of(address: str) -> Network:
     return ipaddress.ip_network(address)
+
+
+def _clock_ahead() -> float:
+    return now().timestamp() - time.monotonic()
 
 
 def _slices(items: Sequence[T], length: int) -> Iterator[Sequence[T]]:

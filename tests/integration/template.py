@@ -39,7 +39,7 @@ class Forked:
         order = json.dumps({"arguments": self.args, "environment": dict(env), "folder": os.getcwd()}).encode()
         assert len(order) <= _LONGEST_ORDER
         try:
-            socket.send_fds(_template(), [order], [their_out, stderr.fileno(), their_news])
+            socket.send_fds(_template(env.get("LD_PRELOAD")), [order], [their_out, stderr.fileno(), their_news])
         finally:
             os.close(their_out)
             os.close(their_news)
@@ -80,10 +80,12 @@ class Forked:
 
 
 @cache
-def _template() -> socket.socket:
-    """Where orders are sent. The template ends when this end is closed."""
+def _template(preloaded: str | None) -> socket.socket:
+    """Where orders are sent. The template ends when this end is closed. There is one for each library that servers are
+    to have before all others, which this process's environment names."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("IOCPD_")}
+    assert kept.get("LD_PRELOAD") == preloaded
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.integration.template"], env=kept, cwd=_ROOT, stdin=theirs

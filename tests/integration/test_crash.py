@@ -1,13 +1,16 @@
-"""kill -9 while state is written, files that may not grow, a file system that is read-only: nothing that was
+"""kill -9 while state is written, files that may not grow, a file system that is read-only or full: nothing that was
 acknowledged is lost, and what was being written is there as a whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -239,4 +242,99 @@ def test_a_state_directory_that_cannot_be_made_is_said_and_costs_no_service(
     (client,) = server.connect()
     assert client.echoes(b"served")
     assert "can't be locked against other services" in server.log()
+    client.close()
+
+
+def fill_with_bytes(folder: Path) -> Path:
+    with (folder / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    return folder / "filler"
+
+
+def fill_with_files(folder: Path) -> Path:
+    filler = folder / "filler"
+    filler.mkdir()
+    with contextlib.suppress(OSError):
+        for number in range(1000):
+            (filler / str(number)).touch()
+    return filler
+
+
+# With small files of the audit one must be put aside meanwhile; in a large one, a line comes to the end of a page.
+@pytest.mark.parametrize(("fill", "audit_max_bytes"), [(fill_with_bytes, 1 << 20), (fill_with_files, 4096)])
+def test_a_full_disk_costs_no_service_and_no_state_and_heals(
+    serve: Serve, tmp_path: Path, own_mounts: None, fill: Callable[[Path], Path], audit_max_bytes: int
+) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    small = 'mount -t tmpfs -o size=128k,nr_inodes=100 none "$0" && exec "$@"'
+    server = serve(
+        state_dir=state,
+        before=(*OWN_MOUNTS, "sh", "-c", small, str(state)),
+        audit_max_bytes=audit_max_bytes,
+        audit_files=100,
+    )
+    requests: list[str] = []
+
+    def ask(method: str, path: str, **options: Any) -> tuple[int, Any]:
+        answer = server.http.request(method, path, **options)
+        requests.append(answer.headers["x-request-id"])
+        return answer.status_code, answer.json() if answer.content else None
+
+    def status_of(key: str) -> int:
+        return server.http.get("/v1/node", headers={"authorization": f"Bearer {key}"}).status_code
+
+    def ban(address: str) -> tuple[int, Any]:
+        return ask("POST", "/v1/bans", json={"address": address})
+
+    def add(name: str, role: str = "viewer") -> tuple[int, Any]:
+        return ask("POST", "/v1/keys", json={"name": name, "role": role})
+
+    server.http.headers["authorization"] = f"Bearer {add('admin', 'admin')[1]['key']}"
+    bob = add("bob")[1]["key"]
+    banned = ban("192.0.2.1")[1]
+    (client,) = server.connect()
+    disk = Path(f"/proc/{server.process.pid}/root{state}")
+    kept = {name: (disk / name).read_bytes() for name in ("keys.json", "bans.json")}
+
+    filler = fill(disk)
+    for _ in range(20):  # the audit still has the rest of its page
+        answers = [
+            ban("192.0.2.2"),
+            ask("DELETE", f"/v1/bans/{banned['id']}"),
+            add("carol"),
+            ask("DELETE", "/v1/keys/bob"),
+        ]
+        assert [(status, body["code"]) for status, body in answers] == [
+            (507, "bans_not_saved"),
+            (507, "bans_not_saved"),
+            (503, "keys_unavailable"),
+            (503, "keys_unavailable"),
+        ]
+        assert all("No space left on device" in body["detail"] for _, body in answers)
+    assert server.get("/v1/node")["audit_trouble"] == "No space left on device"
+    assert client.echoes(b"served")
+    assert server.http.get("/readyz").status_code == 200
+    assert {name: (disk / name).read_bytes() for name in kept} == kept
+    assert not list(disk.glob(".*")), "what could not be written takes no room"
+    assert bans_of(server) == {"192.0.2.1"}
+    assert {key["name"] for key in server.get("/v1/keys")["items"]} == {"admin", "bob"}
+    assert status_of(bob) == 200
+
+    shutil.rmtree(filler) if filler.is_dir() else filler.unlink()
+    eventually(lambda: server.get("/v1/node")["audit_trouble"] is None)
+    assert ban("192.0.2.2")[0] == 201
+    assert ask("DELETE", f"/v1/bans/{banned['id']}")[0] == 204
+    assert ask("DELETE", "/v1/keys/bob")[0] == 204
+    carol = add("carol")[1]["key"]
+    assert [status_of(key) for key in (bob, carol)] == [401, 200]
+    assert bans_of(server) == {"192.0.2.2"}
+    assert {row["address"] for row in json.loads((disk / "bans.json").read_text())["bans"]} == {"192.0.2.2"}
+    assert {record.name for record in read_keys(disk / "keys.json")} == {"admin", "carol"}
+    audit = sorted(disk.glob("audit*.jsonl"), key=lambda path: (path.name == "audit.jsonl", path.name))
+    noted = [json.loads(line) for path in audit for line in path.read_text().splitlines()]
+    assert [entry["request_id"] for entry in noted if entry["request_id"]] == requests
+    left = {path.name for path in disk.iterdir()} - {path.name for path in audit}
+    assert left == {"keys.json", "bans.json", "service.lock"}
     client.close()

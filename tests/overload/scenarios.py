@@ -176,6 +176,13 @@ def slow_http(server: Server, size: Size) -> Iterator[None]:
     ask for more than they read. Those who are in earnest get their answers."""
     each = size.slow_clients // 4
     displaced = http_refused(server, "displaced")
+    headers, bodies = http_refused(server, "headers_too_large"), problems(server, "body_too_large")
+    asked = 0
+
+    def ask_too_much() -> None:
+        nonlocal asked
+        refuses_what_is_too_large(server)
+        asked += 1
 
     def crawl(clients: list[socket.socket]) -> None:
         for client in clients:
@@ -187,9 +194,11 @@ def slow_http(server: Server, size: Size) -> Iterator[None]:
         for said in (HALF_HEADERS, HALF_BODY, b"", NOT_READ):
             slow += [client.socket for client in stack.enter_context(deaf(server.http_port, each, said))]
         stack.enter_context(again_and_again(lambda: crawl(slow[: 2 * each]), 0.2))
-        stack.enter_context(again_and_again(lambda: refuses_what_is_too_large(server), 0.2))
+        stack.enter_context(again_and_again(ask_too_much, 0.2))
         yield
     eventually(lambda: http_refused(server, "displaced") > displaced)
+    assert http_refused(server, "headers_too_large") == headers + asked
+    assert problems(server, "body_too_large") == bodies + asked
 
 
 def refuses_what_is_too_large(server: Server) -> None:

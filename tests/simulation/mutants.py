@@ -3,6 +3,7 @@
 A mutant is a file in mutants/: what is wrong and what it would mean, a line `Seeds: N, such as S`, then a unified diff
 of core/native. Its hunks are found by their text, not by line numbers, so they hold while the sources change elsewhere.
 Seed S is tried first, since it has found the bug before; when the simulation has changed since, all of the first N are.
+What finds the bug must find nothing without it, or it is not this bug that was found.
 
 Those named found_* were no deliberate bugs: the simulation found them in the engine, and they are put back to see that
 it still does.
@@ -15,6 +16,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.simulation.build import NATIVE, OUT, SIMULATION, BuildFailure, build
@@ -75,30 +77,47 @@ def build_mutant(mutant: Mutant) -> Path:
     return build(f"mutants/{mutant.name}/simulate", native, jobs=1, strict=False)
 
 
-def hunt(mutant: Mutant) -> tuple[Mutant, Failure | None, float]:
+@dataclass(frozen=True)
+class Hunted:
+    mutant: Mutant
+    failure: Failure | None  # what found it
+    without: Failure | None  # what the same seed finds in the engine as it is
+    took_s: float
+
+    @property
+    def passed(self) -> bool:
+        return self.failure is not None and self.without is None
+
+    def __str__(self) -> str:
+        if self.failure is None:
+            return f"SURVIVES {self.mutant.seeds} seeds: {self.mutant.text}"
+        if self.without is not None:
+            return f"NOT PROVEN, its seed fails without it too: {self.without.message}"
+        return f"found in {self.took_s:4.1f} s  {self.failure.message.removeprefix('FAILED ')}"
+
+
+def hunt(mutant: Mutant, engine: Path) -> Hunted:
+    """engine: the program of the sources as they are."""
     began = time.monotonic()
     try:
         program = build_mutant(mutant)
-        failure, _ = run(program, mutant.such_as, 1, Options())
-        if not failure:
-            failure, _ = run(program, 0, mutant.seeds, Options())
     except (PatchFailure, BuildFailure) as error:
         raise PatchFailure(f"{mutant.name}: {error}") from None
-    return mutant, failure, time.monotonic() - began
+    failure, _ = run(program, mutant.such_as, 1, Options())
+    if not failure:
+        failure, _ = run(program, 0, mutant.seeds, Options())
+    without, _ = run(engine, failure.seed, 1, Options()) if failure else (None, {})
+    return Hunted(mutant, failure, without, time.monotonic() - began)
 
 
 def hunt_all(names: list[str], jobs: int) -> int:
-    """Prints what found each of them. The exit status: 1 when one survives."""
+    """Prints what found each of them. The exit status: 1 when one survives, or its seed fails without it too."""
     every = mutants(names)
-    build(jobs=jobs)  # what they share
-    survivors = []
+    engine = build(jobs=jobs)
+    found = 0
     with ThreadPoolExecutor(jobs) as pool:
-        for mutant, failure, took in pool.map(hunt, every):
-            if failure:
-                said = re.sub(r"^FAILED ", "", failure.message)
-                print(f"{mutant.name:34} found in {took:4.1f} s  {said}", flush=True)
-            else:
-                survivors.append(mutant.name)
-                print(f"{mutant.name:34} SURVIVES {mutant.seeds} seeds: {mutant.text}", flush=True)
-    print(f"{len(every) - len(survivors)} of {len(every)} mutants found")
-    return 1 if survivors else 0
+        for hunted in pool.map(partial(hunt, engine=engine), every):
+            print(f"{hunted.mutant.name:34} {hunted}", flush=True)
+            found += hunted.passed
+    print(f"{found} of {len(every)} mutants found")
+    return 0 if found == len(every) else 1

@@ -25,7 +25,7 @@ from iocpd.api.bans.model import Ban, canonical, new_id
 from iocpd.api.bans.service import Bans
 from iocpd.api.bans.table import BanTable
 from iocpd.api.problems import Problem
-from iocpd.core import EngineBusy, EngineStopped
+from iocpd.core import EngineBusy, EngineStopped, EngineTimeout
 from tests.support import PATIENCE
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -438,6 +438,52 @@ def test_file_and_engine_get_back_what_they_had_when_the_engine_refuses(
         assert read_bans(path) == [kept]
         assert bans.count() == 1
         assert set(engine.bans) == {A}
+
+    with_bans(work)
+
+
+def test_the_engine_is_told_the_ends_anew_when_the_clock_is_set(
+    engine: FakeEngine, with_bans: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = looks = 0
+
+    def now() -> datetime:
+        nonlocal looks
+        looks += 1
+        return datetime.now(UTC) + timedelta(seconds=ahead)
+
+    monkeypatch.setattr(service, "now", now)
+    monkeypatch.setattr(service, "_CLOCK_SECONDS", 0.001)
+
+    async def until(holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not holds():
+                await asyncio.sleep(0.001)
+
+    async def work(bans: Bans) -> None:
+        nonlocal ahead
+        await bans.add(block(1), 1800, "", "alice")
+        await bans.add(block(2), None, "", "alice")
+        await bans.add(block(3), 7200, "", "alice")
+        following = asyncio.create_task(bans.follow_clock())
+        enough = looks + 10
+        await until(lambda: looks > enough)
+        assert engine.calls == [1, 1, 1], "nothing has been set"
+        ahead = -3600
+        await until(lambda: engine.bans[block(1)] == pytest.approx(5400, abs=60))
+        assert engine.bans == {
+            block(1): pytest.approx(5400, abs=60),
+            block(2): 0,
+            block(3): pytest.approx(10800, abs=60),
+        }
+        engine.refuse = EngineTimeout("a change of the bans", 30)
+        ahead = 3600
+        await until(lambda: block(1) not in engine.bans)
+        assert engine.bans[block(3)] == pytest.approx(10800, abs=60)
+        engine.refuse = None
+        await until(lambda: engine.bans[block(3)] == pytest.approx(3600, abs=60))
+        assert engine.bans == {block(2): 0, block(3): pytest.approx(3600, abs=60)}
+        following.cancel()
 
     with_bans(work)
 

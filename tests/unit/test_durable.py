@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -66,3 +67,25 @@ def test_one_that_is_never_free_stays_as_it_was(file: Path, monkeypatch: pytest.
         replace_file(file, [b"latter"])
     assert file.read_bytes() == b"former"
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_without_a_handle_for_the_file_or_for_the_folder_it_stays_as_it_was(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, handles = os.open, 0
+
+    def limited(*arguments: Any) -> int:
+        nonlocal handles
+        if not handles:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        handles -= 1
+        return opened(*arguments)
+
+    monkeypatch.setattr(os, "open", limited)
+    for given in range(1 if os.name == "nt" else 2):
+        handles = given
+        with pytest.raises(OSError, match="Too many open files"):
+            replace_file(file, [b"latter"])
+        assert handles == 0
+        assert file.read_bytes() == b"former"
+        assert os.listdir(file.parent) == [file.name]

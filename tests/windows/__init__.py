@@ -16,5 +16,6 @@ the reason; each run prints them.
   build.py        build
   wine.py         run; also a program of its own
   launch.c        the part of `run` that is inside Wine
+  heap_checks.py  a pytest plugin: the heaps are looked at after each test
   wine_limits.py  a pytest plugin: the tests that Wine can't hold
 """

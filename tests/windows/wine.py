@@ -6,6 +6,7 @@ For its caller it is a program like any other:
   streams    Pipes for the Windows program, copied from its output to whatever the caller gave: Windows Python does not
              start under Wine on a plain file. stdin is passed on when it is a pipe, and is empty otherwise.
   status     0 to 255 as it is; more than that (0xC0000005) is said on stderr and becomes 255; killed: 128 + signal.
+             255 too when Wine's checks of the heap have found something, if WINEDEBUG asks for them.
   signals    SIGINT and SIGTERM arrive as CTRL_C_EVENT. A signal within 0.3 s of another is the same one. Windows has no
              SIGTERM that a program could catch, and Wine 8 has no CTRL_BREAK_EVENT.
   children   All Windows processes that it has started end with it, also after kill -9.
@@ -16,6 +17,7 @@ It imports nothing of the project, so that `-IS` starts it fast.
 import contextlib
 import fcntl
 import os
+import re
 import resource
 import signal
 import stat
@@ -40,6 +42,8 @@ WINE, WINESERVER = "/usr/lib/wine/wine64", "/usr/lib/wine/wineserver64"
 _STATUS_MASK = 0xA5  # see launch.c
 _SAME_SIGNAL_S = 0.3  # timeout(1) sends its signal to the process and to the group
 _SERVICES_STAY_S = 300
+_HEAP_COMPLAINT = re.compile(rb"[0-9a-f]{4}:(?:err|warn):heap:")
+_COMPLAINT_BYTES = 20  # at most
 
 
 def windows_path(path: str | Path) -> str:
@@ -84,9 +88,12 @@ def stop_services() -> None:
     quietly(WINESERVER, "-k")
 
 
-def _copy(source: int, target: int) -> None:
+def _copy(source: int, target: int, complaints: list[bytes]) -> None:
+    last = b""
     with contextlib.suppress(OSError):  # the caller reads no more
         while data := os.read(source, 65536):
+            last = last[-_COMPLAINT_BYTES:] + data
+            complaints += _HEAP_COMPLAINT.findall(last)
             left = memoryview(data)
             while left:
                 left = left[os.write(target, left) :]
@@ -137,9 +144,10 @@ def main(arguments: list[str]) -> int:
     if signals:
         process.send_signal(signal.SIGINT)
     assert process.stdout
-    copies = [threading.Thread(target=_copy, args=(process.stdout.fileno(), 1), daemon=True)]
+    complaints: list[bytes] = []
+    copies = [threading.Thread(target=_copy, args=(process.stdout.fileno(), 1, complaints), daemon=True)]
     if process.stderr:
-        copies.append(threading.Thread(target=_copy, args=(process.stderr.fileno(), 2), daemon=True))
+        copies.append(threading.Thread(target=_copy, args=(process.stderr.fileno(), 2, complaints), daemon=True))
     # Of two signals at once another thread may take both (Linux wakes one for each, and either can take what is there),
     # and then nothing would interrupt this one's wait, in which alone Python runs handlers.
     signal.pthread_sigmask(signal.SIG_BLOCK, forwarded)
@@ -152,6 +160,8 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     for copy in copies:
         copy.join(5)  # bounded, should something else hold the pipe
+    if complaints and "heap" in os.environ.get("WINEDEBUG", ""):
+        return 255
     if code < 0:
         return 128 - code
     if code == 0:  # Wine ends the launcher with 0 on a Ctrl-C that comes before it is ready
