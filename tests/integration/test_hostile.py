@@ -145,7 +145,7 @@ def test_nothing_in_a_request_forges_a_line_an_entry_a_metric_or_an_event(
     server = serve(log_format=form, log_level="debug", access_log="true")
     peer, other = server.connect(2)
     id = server.id_of(peer)
-    person = Person(tmp_path / "home", IOCPD_URL=server.url, **WIDE)
+    person = Person(tmp_path / "home", server.leaks, IOCPD_URL=server.url, **WIDE)
     with watch(server.url) as stream:
         begin = stream.last_id or ""
         answers = attack(server, peer, id)
@@ -193,7 +193,7 @@ def test_what_a_service_in_python_says_is_told_and_forges_nothing(
 ) -> None:
     shout = "python:tests.integration.shouting:Shout?framing=lines&max_bytes=200000"
     server = serve(tcp=(f"127.0.0.1:0/{shout}",), log_format=form, log_level="debug")
-    person = Person(tmp_path / "home", IOCPD_URL=server.url, **WIDE)
+    person = Person(tmp_path / "home", server.leaks, IOCPD_URL=server.url, **WIDE)
     kicked, failed = server.connect(2)
     kept = text.encode()[:TEXT_BYTES].decode(errors="ignore")
     ends = {}
