@@ -16,7 +16,16 @@ from typing import Any, Protocol
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
 
 from tests.support import PATIENCE, Client, eventually
 
@@ -85,11 +94,13 @@ class Machine(RuleBasedStateMachine):
         """The service, with nobody there; the first listener echoes."""
         raise NotImplementedError
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(target=members)
+    def begin(self) -> Any:
+        """With some who are there, or most rules would seldom have anybody to choose."""
         self.face = self.open()
         self.there: list[Member] = []
         self.banned = False
+        return multiple(*(self.join() for _ in range(4)))
 
     def teardown(self) -> None:
         if hasattr(self, "face"):
@@ -111,6 +122,9 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.banned)
     @rule(target=members)
     def connect(self) -> Member:
+        return self.join()
+
+    def join(self) -> Member:
         client = Client(self.face.ports[0])
         self.there.append(Member(client, self.face.id_of(client)))
         return self.there[-1]
