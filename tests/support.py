@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 from iocpd.core import Connection, Engine
 
@@ -34,7 +34,11 @@ def eventually(holds: Callable[[], T], seconds: float = PATIENCE) -> T:
 class Client:
     """A TCP client; every wait has a bound."""
 
+    watchers: ClassVar[dict[int, Callable[[bytes], None]]] = {}
+    """Who is told what clients of a port send and read."""
+
     def __init__(self, port: int, host: str = "127.0.0.1", *, source: str = "", receive_buffer: int = 0) -> None:
+        self.port = port
         self.socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self.socket.settimeout(PATIENCE)
         if receive_buffer:
@@ -50,7 +54,13 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def tell(self, data: bytes) -> None:
+        """It sends this, or has read it."""
+        if (watcher := self.watchers.get(self.port)) is not None:
+            watcher(data)
+
     def send(self, data: bytes) -> None:
+        self.tell(data)
         self.socket.sendall(data)
 
     def read(self, count: int) -> bytes:
@@ -60,6 +70,7 @@ class Client:
             piece = self.socket.recv(min(count - len(data), 1 << 16))
             assert piece, f"the stream ended after {len(data)} of {count} bytes"
             data += piece
+        self.tell(bytes(data))
         return bytes(data)
 
     def read_to_end(self) -> bytes:
@@ -67,6 +78,7 @@ class Client:
         data = bytearray()
         while piece := self.socket.recv(1 << 16):
             data += piece
+        self.tell(bytes(data))
         return bytes(data)
 
     def read_to_any_end(self) -> bytes:
@@ -77,6 +89,7 @@ class Client:
                 data += piece
         except (ConnectionResetError, ConnectionAbortedError):
             pass
+        self.tell(bytes(data))
         return bytes(data)
 
     def was_reset(self) -> bool:
@@ -172,6 +185,8 @@ def exchange(clients: Sequence[Client], data: Iterable[bytes], *, shut: bool = F
     """Each client sends its data and reads as many bytes, all at the same time. With `shut` it then shuts its side, and
     reads to the end."""
     left = [memoryview(each) for each in data]
+    for client, each in zip(clients, left, strict=True):
+        client.tell(bytes(each[:1000]))
     wanted = [len(each) for each in left]
     received = [bytearray() for _ in clients]
     ended = set()

@@ -11,6 +11,7 @@ it off if it has not read for long (ANSWER_SECONDS), so that its place is free; 
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -152,9 +153,16 @@ class EventStreams:
         return batch
 
     def _text(self, event: Event) -> bytes:
-        # JSON has no line ends of its own, so no text of an operator or a client can be a line here.
-        data = to_json(event_row(event, self._instance)).decode()
+        data = _on_one_line(to_json(event_row(event, self._instance)).decode())
         return format_sse_event(event=event.kind, data_str=data, id=f"{self._prefix}{event.position}")
+
+
+def _on_one_line(text: str) -> str:
+    """The same JSON, all of which can be seen. It has no line ends of the format's own; but there are readers that take
+    U+0085 or U+2028 for one, and a service in Python may give an end any text."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else json.dumps(each)[1:-1] for each in text)
 
 
 def _missed(count: str) -> bytes:

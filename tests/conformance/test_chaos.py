@@ -33,7 +33,7 @@ from iocpd.core import (
     SendQueueFull,
     State,
 )
-from tests.support import PATIENCE, Client, port_of
+from tests.support import PATIENCE, Client
 
 Start = Callable[..., Engine]
 
@@ -204,9 +204,9 @@ def watch(engine: Engine, halt: threading.Event) -> None:
 
 
 def crowd(engine: Engine, source: random.Random, seconds: float, deadline: float) -> list[Future[Any]]:
-    """Clients, operators and a reader of events for so long, and then a stop with this deadline. The engine has three
-    listeners. What became of all commands of the operators."""
-    ports, halt = [port_of(engine, listener) for listener in range(3)], threading.Event()
+    """Clients, operators and a reader of events for so long, and then a stop with this deadline. What became of all
+    commands of the operators."""
+    ports, halt = [stats.port for stats in engine.listener_stats()], threading.Event()
     commands = [Commands(random.Random(source.random()), engine) for _ in range(2)]
     with ThreadPoolExecutor(7) as pool:
         work = [pool.submit(misbehave, random.Random(source.random()), ports, halt) for _ in range(4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from ipaddress import ip_network
@@ -9,7 +10,15 @@ from typing import Any
 
 from hypothesis.stateful import run_state_machine_as_test
 
-from iocpd.core import ConfigurationError, ConnectionEnded, ConnectionUnknown, Engine, Filter
+from iocpd.core import (
+    ConfigurationError,
+    ConnectionEnded,
+    ConnectionUnknown,
+    Cursor,
+    DrainConflict,
+    Engine,
+    Filter,
+)
 from tests.machine import MANY, Face, Machine
 from tests.support import PATIENCE, Client, connection_of, port_of
 
@@ -27,6 +36,8 @@ def word(call: Callable[[], Any]) -> str:
         return "ended"
     except ConfigurationError:
         return "invalid"
+    except DrainConflict:
+        return "conflict"
     return "done"
 
 
@@ -36,6 +47,22 @@ class EngineFace:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.ports = [port_of(engine)]
+
+        def asks(question: Callable[[], Any]) -> Callable[[], str]:
+            return lambda: word(question)
+
+        self.mistakes = {
+            "a group": asks(lambda: engine.connections(Filter(group="a b"))),
+            "a tag": asks(lambda: engine.connections(Filter(tags={"a": "x\ny"}))),
+            "a listener": asks(lambda: engine.broadcast(b"x", Filter(listener=-1))),
+            "a time": asks(lambda: engine.count(Filter(idle_for=math.nan))),
+            "bytes": asks(lambda: engine.connections(Filter(min_bytes_in=-1))),
+            "a limit": asks(lambda: engine.connections(limit=0)),
+            "a cursor behind the last": asks(lambda: engine.connections(cursor=Cursor(1, 0, 1 << 32))),
+            "a cursor before the first": asks(lambda: engine.connections(cursor=Cursor(-1, 0, 0))),
+            "a drain": asks(lambda: engine.drain(lb_delay=-1)),
+            "a ban": asks(lambda: engine.submit_bans(add=[(LOOPBACK, math.inf)])),
+        }
 
     def ids(self, group: str | None) -> list[int]:
         return [row.id for row in self.engine.connections(Filter(group=group) if group else None, limit=1000).items]
@@ -84,9 +111,11 @@ class EngineFace:
         change = {"add": [(LOOPBACK, 0.0)]} if on else {"remove": [LOOPBACK]}
         self.engine.submit_bans(**change).future.result(PATIENCE)  # type: ignore[arg-type]
 
-    def drain_and_cancel(self) -> None:
-        self.engine.drain(lb_delay=PATIENCE, deadline=2 * PATIENCE)
-        self.engine.cancel_drain()
+    def drain(self) -> str:
+        return word(lambda: self.engine.drain(lb_delay=PATIENCE, deadline=2 * PATIENCE))
+
+    def cancel_drain(self) -> str:
+        return word(self.engine.cancel_drain)
 
 
 def test_the_engine_does_what_the_model_says(start: Start) -> None:

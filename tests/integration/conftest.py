@@ -21,6 +21,7 @@ from iocpd.core import BackendUnavailable, Engine, EngineConfig, ListenerConfig,
 from tests.integration.leaks import Leaks
 from tests.integration.server import BACKENDS, OVERRIDE, Server
 from tests.integration.terminal import Person
+from tests.support import Client, port_of
 
 Serve = Callable[..., Server]
 
@@ -75,7 +76,7 @@ def server(serve: Serve) -> Server:
 @pytest.fixture
 def person(server: Server, tmp_path: Path) -> Person:
     """Somebody for whom the server is the one that is asked."""
-    return Person(tmp_path / "home", IOCPD_URL=server.url)
+    return Person(tmp_path / "home", server.leaks, IOCPD_URL=server.url)
 
 
 @pytest.fixture
@@ -91,6 +92,7 @@ class Api:
         self.app = app
         self.engine = engine
         self.leaks = Leaks()
+        Client.watchers[port_of(engine)] = self.leaks.note_tcp
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         async def exchange() -> httpx.Response:
@@ -126,6 +128,7 @@ def make_api(engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     for api in made:
         api.leaks.check("the log", caplog.text.encode(errors="replace"))
         api.leaks.check_files(state.rglob("*"))
+        Client.watchers.pop(port_of(api.engine), None)
 
 
 @pytest.fixture

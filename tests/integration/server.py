@@ -52,7 +52,7 @@ def run(
     arguments: Sequence[str], state: Path, extra: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs `iocpd serve ARGUMENTS` to its end, which must come by itself."""
-    return subprocess.run(
+    done = subprocess.run(
         [*SERVE, *arguments],
         env=environment(state, extra),
         capture_output=True,
@@ -60,6 +60,8 @@ def run(
         timeout=START_SECONDS,
         check=False,
     )
+    Leaks().check("what it wrote", (done.stdout + done.stderr).encode())
+    return done
 
 
 class Server:
@@ -82,7 +84,7 @@ class Server:
         **settings: object,
     ) -> None:
         self.leaks = Leaks()
-        self._state = state
+        self._places = {state, Path(str(settings.get("state_dir", state)))}
         flags = ["--http", "127.0.0.1:0", "--backend", backend, *arguments]
         for listener in tcp:
             flags += ["--tcp", listener]
@@ -107,6 +109,7 @@ class Server:
         self.ports = [int(line.split()[1].rpartition(":")[2]) for line in self.lines if line.startswith("tcp ")]
         self.url = next(re.findall(r"http://[^ ]+", line)[0] for line in self.lines if line.startswith("http "))
         self.http_port = int(self.url.rpartition(":")[2])
+        Client.watchers |= dict.fromkeys(self.ports, self.leaks.note_tcp)
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self.http = httpx.Client(
             base_url=self.url,
@@ -155,9 +158,14 @@ class Server:
         """Kills it if it still runs, and looks through all that it has written."""
         self.http.close()
         self.kill()
+        for port in self.ports:
+            Client.watchers.pop(port, None)
         self.leaks.check("stdout", "\n".join(self.lines).encode())
         self.leaks.check("the arguments", " ".join(map(str, self.process.args)).encode())  # type: ignore[arg-type]
-        self.leaks.check_files(self._state.rglob("*"))
+        self.leaks.check_outputs()
+        for place in self._places:
+            self.leaks.check_files(place.rglob("*"))
+        self.leaks.check_names(Path.cwd().iterdir())  # a core file's may have arguments in it
 
     def __enter__(self) -> Self:
         return self

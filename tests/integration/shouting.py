@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from iocpd.core import Lines, Service, ServiceConnection
 
 
@@ -11,6 +13,12 @@ class Shout(Service):
     def on_message(self, connection: ServiceConnection, message: bytes) -> None:
         if message == b"fail":
             raise RuntimeError("as it was asked to")
+        if message.startswith((b"kick ", b"fail ")):
+            text = json.loads(message[5:])
+            if message.startswith(b"fail"):
+                raise RuntimeError(text)
+            connection.kick(text)
+            return
         connection.send(message.upper())
 
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 from unittest import mock
@@ -19,6 +19,7 @@ from unittest import mock
 import pytest
 
 from iocpd.api.cli import main
+from tests.integration.leaks import Leaks
 from tests.integration.server import OVERRIDE, SERVE, environment
 from tests.support import PATIENCE
 
@@ -30,11 +31,15 @@ _ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[
 
 
 class Person:
-    """Somebody with a home of their own, who may have set variables."""
+    """Somebody with a home of their own, who may have set variables.
 
-    def __init__(self, home: Path, **variables: str) -> None:
+    leaks: of the service that is asked, which also looks through what the command writes.
+    """
+
+    def __init__(self, home: Path, leaks: Leaks | None = None, **variables: str) -> None:
         home.mkdir(exist_ok=True)
         self.home = home
+        self.leaks = leaks or Leaks()
         self.variables = variables
 
     def environment(self) -> dict[str, str]:
@@ -53,7 +58,7 @@ class Person:
             timeout=3 * PATIENCE,
             check=False,
         )
-        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+        return self._noted(arguments, Done(done.returncode, done.stdout.decode(), done.stderr.decode()))
 
     def call(self, *arguments: str, variables: Mapping[str, str] | None = None) -> Done:
         """As `run`, but in this process: the same command without the second that a process takes to begin."""
@@ -65,11 +70,20 @@ class Person:
             contextlib.redirect_stderr(err),
         ):
             status = main(arguments)
-        return Done(status, out.getvalue(), err.getvalue())
+        return self._noted(arguments, Done(status, out.getvalue(), err.getvalue()))
 
     def terminal(self, *arguments: str, columns: int = 100, lines: int = 30) -> Terminal:
         """Runs the command on a terminal."""
-        return Terminal([*COMMAND, *arguments], self.environment(), columns, lines)
+        return Terminal([*COMMAND, *arguments], self.environment(), columns, lines, self._note)
+
+    def _noted(self, arguments: Sequence[str], done: Done) -> Done:
+        # The one place where a key is shown, once.
+        self._note(("" if {"keys", "add"} <= set(arguments) else done.out) + done.err)
+        return done
+
+    def _note(self, written: str) -> None:
+        Leaks().check("what the command wrote", written.encode())
+        self.leaks.note_output("what the command wrote", written.encode())
 
 
 class Done:
@@ -91,7 +105,14 @@ class Done:
 class Terminal:
     """A command on a terminal; every wait has a bound."""
 
-    def __init__(self, command: Sequence[str], variables: Mapping[str, str], columns: int, lines: int) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        variables: Mapping[str, str],
+        columns: int,
+        lines: int,
+        note: Callable[[str], None],
+    ) -> None:
         if sys.platform == "win32":
             raise AssertionError("there is no pty")
         import fcntl
@@ -118,6 +139,7 @@ class Terminal:
         )
         os.close(slave)
         self.raw = b""
+        self._note = note
         self._mark = 0
 
     def __enter__(self) -> Self:
@@ -128,6 +150,7 @@ class Terminal:
             self.process.kill()
         self.process.wait(PATIENCE)
         os.close(self._master)
+        self._note(self.text)
 
     @property
     def text(self) -> str:

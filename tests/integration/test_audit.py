@@ -61,7 +61,7 @@ def test_every_request_that_changes_something_is_noted_once_also_a_refused_one(
     api.call("DELETE", "/v1/connections/x", **bearer(viewer))
     api.call("DELETE", "/v1/connections/x", params={"timeout": "soon"}, **bearer(admin))
     api.call("POST", "/v1/node/shutdown")
-    api.call("POST", "/v1/node/shutdown", **bearer("iocpd_wrong"))
+    api.call("POST", "/v1/node/shutdown", **bearer("iocpd_not_a_key"))
     for path in ("/v1/node", "/v1/audit", "/v1/connections", "/metrics", "/livez"):
         api.call("GET", path, **bearer(admin))
         api.call("GET", path)

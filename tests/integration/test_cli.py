@@ -182,7 +182,9 @@ def test_a_kick_by_filter_tells_how_many_and_asks(server: Server, person: Person
         assert "nothing was done" in terminal.text
     assert server.count() == 3
     gone = leaving(peers)
-    with person.terminal("kick", "--listener", "0", "--reason", "maintenance", "--farewell", "bye") as terminal:
+    with person.terminal(
+        "kick", "--listener", "0", "--reason", "maintenance", "--farewell", "goodbye to you"
+    ) as terminal:
         terminal.expect("Kick 3 connections? [y/N] ")
         terminal.type("y\n")
         assert terminal.end() == 0
@@ -262,10 +264,10 @@ def test_a_message_is_a_text_a_file_or_stdin(server: Server, person: Person, tmp
     id = server.id_of(peer)
     file = tmp_path / "message"
     file.write_bytes(bytes(range(256)))
-    assert person.run("send", id, "grüße", "-l").status == 0
+    assert person.run("send", id, "viele grüße", "-l").status == 0
     assert person.run("send", id, "--file", str(file)).status == 0
     assert person.run("send", id, "-f", "-", stdin=b"\x00piped").status == 0
-    expected = "grüße\n".encode() + bytes(range(256)) + b"\x00piped"
+    expected = "viele grüße\n".encode() + bytes(range(256)) + b"\x00piped"
     assert peer.read(len(expected)) == expected
     for arguments in ((), ("text", "--file", str(file)), ("--file", str(tmp_path / "missing"))):
         assert person.run("send", id, *arguments).status == 2
@@ -274,14 +276,14 @@ def test_a_message_is_a_text_a_file_or_stdin(server: Server, person: Person, tmp
 
 def test_a_broadcast_reports_what_became_of_it(serve: Serve, tmp_path: Path) -> None:
     server = serve(tcp=("127.0.0.1:0/echo", "127.0.0.1:0/discard"))
-    person = Person(tmp_path / "home", IOCPD_URL=server.url)
+    person = Person(tmp_path / "home", server.leaks, IOCPD_URL=server.url)
     echo, discard = server.connect(2, listener=0), server.connect(1, listener=1)
-    done = person.run("broadcast", "--listener", "1", "--yes", "-l", "to some")
+    done = person.run("broadcast", "--listener", "1", "--yes", "-l", "to some of you")
     assert (done.status, json.loads(done.out)["written"]) == (0, 1)
-    done = person.run("broadcast", "--all", "--yes", "-l", "to all", "--json")
+    done = person.run("broadcast", "--all", "--yes", "-l", "to all of you", "--json")
     assert json.loads(done.out)["matched"] == 3
-    assert discard[0].read(15) == b"to some\nto all\n"
-    assert {peer.read(7) for peer in echo} == {b"to all\n"}
+    assert discard[0].read(29) == b"to some of you\nto all of you\n"
+    assert {peer.read(14) for peer in echo} == {b"to all of you\n"}
     done = person.run("broadcast", "--ip", "192.0.2.1", "--yes", "x")
     assert (done.status, done.err) == (3, "iocpd: no connections match\n")
 
@@ -371,7 +373,7 @@ def test_node_shows_the_threads_of_a_service_in_python(serve: Serve, tmp_path: P
     with Peer(server.ports[1]) as peer:
         peer.send(b"one\ntwo\n")
         assert peer.read(8) == b"ONE\nTWO\n"
-        with Person(tmp_path / "home", IOCPD_URL=server.url).terminal("node", columns=80) as terminal:
+        with Person(tmp_path / "home", server.leaks, IOCPD_URL=server.url).terminal("node", columns=80) as terminal:
             assert terminal.end() == 0
             lines = [line.split() for line in terminal.text.splitlines()]
     place = next(number for number, words in enumerate(lines) if words[:2] == ["LISTENER", "THREAD"])
@@ -417,7 +419,7 @@ def test_reload_tells_what_has_changed(tmp_path: Path, serve: Serve) -> None:
     file = tmp_path / "iocpd.toml"
     file.write_text("idle_timeout = '5m'\nworkers = 1\n")
     server = serve(arguments=("--config", str(file)))
-    person = Person(tmp_path / "home", IOCPD_URL=server.url)
+    person = Person(tmp_path / "home", server.leaks, IOCPD_URL=server.url)
     file.write_text("idle_timeout = '10m'\nworkers = 2\n")
     document = json.loads(person.run("reload").out)
     assert [each["name"] for each in document["changed"]] == ["idle_timeout"]

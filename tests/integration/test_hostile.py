@@ -28,13 +28,14 @@ from iocpd.api.cli.top.sample import Rates, Sample
 from iocpd.api.cli.top.screen import draw
 from iocpd.api.cli.top.state import State
 from iocpd.api.client import models
+from iocpd.api.connections.schemas import TEXT_BYTES
 from iocpd.api.settings import Settings
 from iocpd.core import Engine, EngineConfig, ListenerConfig
 from tests.integration.conftest import Api, Serve
 from tests.integration.server import BACKENDS, OVERRIDE, Server
 from tests.integration.sse import watch
 from tests.integration.terminal import Person
-from tests.support import connect, eventually
+from tests.support import Client, connect, eventually
 
 # Ends a line, begins another one, retitles a terminal, asks it to answer, clears it (also with the one character that
 # stands for two), rings, turns the direction of writing, and is more than a line in every alphabet that has line ends.
@@ -44,7 +45,8 @@ HOSTILE = (
     f"{MARK} 1 2 3\r{MARK}\x0b\x0c\x85{MARK}\u2028{MARK}\u202e\u2066{MARK}\ufeff\u200b"
 )
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # the command's own; what is hostile here has none
-LONG = HOSTILE + "x" * 100_000
+LONG = HOSTILE + "x" * 100_000 + HOSTILE
+PAYLOAD = "a payload, and nothing else: "
 
 
 @pytest.fixture
@@ -60,23 +62,51 @@ def assert_harmless(text: str) -> None:
         assert not line.lstrip().startswith(MARK), repr(line)
 
 
+class Screen(io.StringIO):
+    """A terminal, as far as a program can see."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+WIDE = {"NO_COLOR": "1", "COLUMNS": "400"}
+
+
+def assert_shows_harmless(person: Person, arguments: list[str], people: bool) -> str:
+    """Runs the command, before people or before a program; what it shows."""
+    out, err = (Screen(), Screen()) if people else (io.StringIO(), io.StringIO())
+    with (
+        mock.patch.dict(os.environ, person.environment() | person.variables, clear=True),
+        mock.patch("sys.stdin", io.StringIO()),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        status = main(arguments)
+    assert status in range(8), (status, err.getvalue())
+    shown = out.getvalue() + err.getvalue()
+    assert shown
+    assert_harmless(shown if people else shown.replace("\t", ""))
+    return shown
+
+
 # --- the service ------------------------------------------------------------------------------------------------------
 
 
-def attack(server: Server, id: str) -> list[int]:
+def attack(server: Server, peer: Client, id: str) -> list[int]:
     """Puts the hostile texts wherever a request has room for one; the statuses of the answers."""
     answers = []
 
-    def ask(method: str, path: str, **options: Any) -> None:
+    def ask(method: str, path: str, **options: Any) -> int:
         answer = server.http.request(method, path, **options)
         assert_harmless(answer.text)
         assert len(answer.content) < 4000, answer.text[:4000]
         for name, value in answer.headers.items():
             assert value.isprintable(), (name, value)
         answers.append(answer.status_code)
+        return answer.status_code
 
     for text in (HOSTILE, LONG):
-        payload = {"text": "a payload, and nothing else: " + text[:60_000]}
+        payload = {"text": PAYLOAD + text}
         short = text[:2000]
         ask("DELETE", f"/v1/connections/{quote(short, safe='')}")
         ask("DELETE", f"/v1/connections/{id}", params={"reason": short})
@@ -92,8 +122,12 @@ def attack(server: Server, id: str) -> list[int]:
         ask("DELETE", f"/v1/keys/{quote(short, safe='')}")
         ask("GET", "/v1/audit", params={"actor": short, "action": short})
         ask("PUT", "/v1/node/drain", json={"then": text, "deadline": text})
-        ask("POST", f"/v1/connections/{id}/messages", json=payload)
-        ask("POST", "/v1/broadcasts", json={"all": True, "payload": payload, "on_slow": text})
+        data = payload["text"].encode()
+        assert ask("POST", f"/v1/connections/{id}/messages", json=payload) == 200
+        assert peer.read(len(data)) == data
+        assert ask("POST", "/v1/broadcasts", json={"all": True, "payload": payload}) == 200
+        assert peer.read(len(data)) == data
+        assert ask("POST", "/v1/broadcasts", json={"all": True, "payload": payload, "on_slow": text}) == 422
         ask("POST", f"/v1/{quote(short, safe='')}")
         ask("POST", "/v1/node/reload", content=text.encode(), headers={"content-type": "application/json"})
     # A header can hold no line's end; what else it may hold is tried.
@@ -109,10 +143,12 @@ def test_nothing_in_a_request_forges_a_line_an_entry_a_metric_or_an_event(
     serve: Serve, tmp_path: Path, form: str
 ) -> None:
     server = serve(log_format=form, log_level="debug", access_log="true")
-    (peer,) = server.connect()
+    peer, other = server.connect(2)
     id = server.id_of(peer)
+    person = Person(tmp_path / "home", server.leaks, IOCPD_URL=server.url, **WIDE)
     with watch(server.url) as stream:
-        answers = attack(server, id)
+        begin = stream.last_id or ""
+        answers = attack(server, peer, id)
         assert set(answers) & {404, 422} == {404, 422}
         assert not [status for status in answers if status >= 500], answers
         # The longest text that is allowed, which has everything that is no letter and yet can be printed.
@@ -121,6 +157,7 @@ def test_nothing_in_a_request_forges_a_line_an_entry_a_metric_or_an_event(
         assert kicked.status_code == 204
         seen = stream.until("disconnected")
         assert seen.data["text"] == reason
+        assert not any(PAYLOAD in line for line in stream.lines)
         known = ("id:", "data:", "event:", "retry:", ":")
         assert all(not line or line.startswith(known) for line in stream.lines)
         assert not any(line.isspace() or not line.isprintable() for line in stream.lines if line)
@@ -129,11 +166,16 @@ def test_nothing_in_a_request_forges_a_line_an_entry_a_metric_or_an_event(
         assert_harmless(text)
         return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
 
+    for people in (True, False):
+        for verb in (["ls"], ["closed"], ["audit"], ["events", "--after", begin, "--count", "1"]):
+            assert PAYLOAD not in assert_shows_harmless(person, verb, people)
     assert MARK not in server.http.get("/metrics").text
     assert all(name.startswith(("iocpd_", "process_")) for name in samples(server.http.get("/metrics").text))
     assert_harmless(server.log())
+    assert PAYLOAD not in server.log()
     audit = (tmp_path / "server0" / "audit.jsonl").read_bytes().decode()
     assert_harmless(audit)
+    assert PAYLOAD not in audit
     entries = [json.loads(line) for line in audit.splitlines()]
     assert all(entry["actor"] in ("local", "system") for entry in entries)
     if form == "json":
@@ -141,6 +183,36 @@ def test_nothing_in_a_request_forges_a_line_an_entry_a_metric_or_an_event(
     else:
         assert all(line[:3] == "202" for line in server.log().splitlines() if not line.startswith("    | "))
     peer.close()
+    other.close()
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("text", [HOSTILE, LONG], ids=["short", "long"])
+def test_what_a_service_in_python_says_is_told_and_forges_nothing(
+    serve: Serve, tmp_path: Path, form: str, text: str
+) -> None:
+    shout = "python:tests.integration.shouting:Shout?framing=lines&max_bytes=200000"
+    server = serve(tcp=(f"127.0.0.1:0/{shout}",), log_format=form, log_level="debug")
+    person = Person(tmp_path / "home", server.leaks, IOCPD_URL=server.url, **WIDE)
+    kicked, failed = server.connect(2)
+    kept = text.encode()[:TEXT_BYTES].decode(errors="ignore")
+    ends = {}
+    with watch(server.url) as stream:
+        begin = stream.last_id or ""
+        for client, asked in ((kicked, "kick "), (failed, "fail ")):
+            client.send(f"{asked}{json.dumps(text)}\n".encode())
+            assert client.read_to_end() == b""
+            client.close()
+            ended = stream.until("disconnected").data
+            ends[ended["reason"]] = ended["text"]
+        assert not any(not line.isprintable() or line.startswith(MARK) for line in stream.lines)
+    assert ends == {"kicked": kept, "service_error": ""}
+    assert {row["text"] for row in server.get("/v1/connections/closed")["items"]} == {kept, ""}
+    for people in (True, False):
+        for verb in (["closed"], ["events", "--after", begin, "--types", "disconnected", "--count", "2"]):
+            assert_shows_harmless(person, verb, people)
+    assert "RuntimeError: " in server.log()
+    assert_harmless(server.log())
 
 
 def test_a_body_that_is_wrong_in_many_places_is_answered_in_short(api: Api) -> None:
@@ -274,21 +346,14 @@ def document() -> dict[str, Any]:
     return app.openapi()
 
 
-@pytest.fixture(scope="module")
-def impostor(document: dict[str, Any]) -> Iterator[Impostor]:
-    with Impostor(document, HOSTILE) as impostor:
+@pytest.fixture(scope="module", params=[HOSTILE, LONG], ids=["short", "long"])
+def impostor(request: pytest.FixtureRequest, document: dict[str, Any]) -> Iterator[Impostor]:
+    with Impostor(document, request.param) as impostor:
         thread = threading.Thread(target=impostor.serve_forever, args=(0.01,))
         thread.start()
         yield impostor
         impostor.shutdown()
         thread.join()
-
-
-class Screen(io.StringIO):
-    """A terminal, as far as a program can see."""
-
-    def isatty(self) -> bool:
-        return True
 
 
 VERBS = [
@@ -323,19 +388,7 @@ VERBS = [
 def test_nothing_that_a_service_answers_steers_the_terminal(
     impostor: Impostor, tmp_path: Path, arguments: list[str], people: bool
 ) -> None:
-    person = Person(tmp_path / "home", IOCPD_URL=impostor.url, NO_COLOR="1", COLUMNS="400")
-    out, err = (Screen(), Screen()) if people else (io.StringIO(), io.StringIO())
-    with (
-        mock.patch.dict(os.environ, person.environment() | person.variables, clear=True),
-        mock.patch("sys.stdin", io.StringIO()),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        status = main(arguments)
-    assert status in range(8), (status, err.getvalue())
-    shown = out.getvalue() + err.getvalue()
-    assert shown
-    assert_harmless(shown if people else shown.replace("\t", ""))
+    assert_shows_harmless(Person(tmp_path / "home", IOCPD_URL=impostor.url, **WIDE), arguments, people)
 
 
 @pytest.mark.parametrize("keys", ["", "x", "/a", "?"])

@@ -171,7 +171,7 @@ def test_wrong_keys_are_limited_for_each_address_and_right_ones_are_not(keys: Pa
     api = api_with_keys(keys)
     statuses = [api.call("GET", "/v1/node", **bearer(f"iocpd_{number}")).status_code for number in range(30)]
     assert statuses == [401] * auth.WRONG_KEYS_BURST + [429] * (30 - auth.WRONG_KEYS_BURST)
-    answer = api.call("GET", "/v1/node", **bearer("iocpd_wrong"))
+    answer = api.call("GET", "/v1/node", **bearer("iocpd_not_a_key"))
     assert answer.json()["code"] == "too_many_wrong_keys"
     assert 1 <= int(answer.headers["retry-after"]) <= 6
     assert api.call("GET", "/v1/node", **bearer(admin)).status_code == 200

@@ -3,5 +3,5 @@ to them: handles, threads and memory must not grow.
 
     python -m tests.soak --seconds 60 [--backend NAME]
 
-Ends with 0 when all of them were flat.
+Without a name the backends that there are here share the time. Ends with 0 when all of them were flat.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import os
 import random
@@ -13,10 +14,19 @@ import time
 from array import array
 from typing import NamedTuple
 
-from iocpd.core import Engine, EngineConfig, ListenerConfig
+from iocpd.core import (
+    BackendUnavailable,
+    Engine,
+    EngineConfig,
+    Lines,
+    ListenerConfig,
+    Service,
+    ServiceConnection,
+    probe,
+)
 from iocpd.core._native import lib
 from tests.conformance.test_chaos import crowd
-from tests.support import eventually
+from tests.support import BACKENDS, eventually
 
 LIFE_SECONDS = 3.0
 WARM_LIVES = 3
@@ -108,17 +118,38 @@ else:
         return Use(handles, threads, heaps.uordblks + heaps.hblkhd)
 
 
+class Upper(Service):
+    """A service in Python whose thread calls the handlers."""
+
+    framing = Lines()
+
+    def on_message(self, connection: ServiceConnection, message: bytes) -> None:
+        connection.send(message.upper())
+
+
+class UpperLater(Upper):
+    """One whose thread has a loop."""
+
+    async def on_message(self, connection: ServiceConnection, message: bytes) -> None:  # type: ignore[override]
+        await asyncio.sleep(0)
+        super().on_message(connection, message)
+
+
 def live(source: random.Random, backend: str) -> int:
     """One engine from its start to its end; how many connections it had."""
-    listeners = [ListenerConfig(port=0, service=service) for service in ("echo", "relay", "discard")]
+    services: tuple[str | type[Service], ...] = ("echo", "relay", "discard", Upper, UpperLater)
+    listeners = [ListenerConfig(port=0, service=service) for service in services]
+    listeners.append(ListenerConfig(port=0, service="echo", framing=Lines()))
     engine = Engine(EngineConfig(listeners=listeners, backend=backend, workers=2, idle_timeout=0.5))
     engine.start()
     crowd(engine, source, LIFE_SECONDS, source.choice([0, 0.1]))
+    assert all(stats.messages_in and not stats.errors for stats in engine.service_stats())
     return sum(stats.adopted for stats in engine.worker_stats())
 
 
 def soak(seconds: float, backend: str, seed: int) -> list[str]:
     """What has grown; nothing, if all is well."""
+    print(f"{backend}: for {seconds:g} s", flush=True)
     source, until = random.Random(seed), time.monotonic() + seconds
     warm, last, lives = None, None, 0
     memory = array("q")  # of each warm life; as objects they would be counted among the blocks
@@ -137,25 +168,36 @@ def soak(seconds: float, backend: str, seed: int) -> list[str]:
     assert warm is not None
     assert last is not None
     grown = [
-        f"{name}: {getattr(warm, name)} became {getattr(last, name)}"
+        f"{backend}: {name}: {getattr(warm, name)} became {getattr(last, name)}"
         for name, spread in (("handles", 0), ("threads", 0), ("blocks", BLOCKS_SPREAD))
         if getattr(last, name) > getattr(warm, name) + spread
     ]
     half = len(memory) // 2
     before, after = statistics.median(memory[:half]), statistics.median(memory[half:])
     if after > before + MEMORY_SPREAD:
-        grown.append(f"memory: {before / (1 << 20):.1f} MiB became {after / (1 << 20):.1f} MiB")
+        grown.append(f"{backend}: memory: {before / (1 << 20):.1f} MiB became {after / (1 << 20):.1f} MiB")
     return grown
+
+
+def is_there(backend: str) -> bool:
+    """Whether this machine has it; told, if not."""
+    try:
+        probe(backend)
+    except BackendUnavailable as error:
+        print(f"SKIPPED: {error}")
+        return False
+    return True
 
 
 def main() -> int:
     """The exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description="Handles, threads and memory stay flat.")
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--backend", default="auto")
+    parser.add_argument("--backend", help="without: each that there is here")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    grown = soak(options.seconds, options.backend, options.seed)
+    backends = [options.backend] if options.backend else list(filter(is_there, BACKENDS))
+    grown = [line for backend in backends for line in soak(options.seconds / len(backends), backend, options.seed)]
     for line in grown:
         print(f"grown: {line}")
     return 1 if grown else 0

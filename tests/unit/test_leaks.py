@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,50 @@ def test_a_key_is_found_also_one_that_nobody_sent_and_one_that_is_wrong(tmp_path
         wrong.check("a line", b"refused not-a-key-at-all")
 
 
-def test_a_problem_is_looked_at_and_a_success_is_not() -> None:
+def answer(status: int, path: str) -> httpx.Response:
+    request = httpx.Request("GET", f"http://127.0.0.1{path}")
+    return httpx.Response(status, content=f"text is {PAYLOAD}", request=request)
+
+
+def test_problems_metrics_and_the_audit_are_looked_at_and_other_successes_are_not() -> None:
     leaks = sent(json={"text": PAYLOAD})
-    leaks.check_answer(httpx.Response(200, content=PAYLOAD))
-    with pytest.raises(AssertionError, match="a problem"):
-        leaks.check_answer(httpx.Response(422, content=f"text is {PAYLOAD}"))
+    leaks.check_answer(answer(200, "/v1/connections"))
+    places = ((422, "/v1/kicks", "a problem"), (200, "/metrics", "metrics"), (200, "/v1/audit", "audit"))
+    for status, path, where in places:
+        with pytest.raises(AssertionError, match=where):
+            leaks.check_answer(answer(status, path))
+
+
+SAID = b"\x00\xffpassword=tiger\n" + bytes(1000)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"<" + SAID + b">",
+        b"cut to: " + SAID[:50],
+        b"the line " + SAID.splitlines()[0],
+        repr(SAID[:100]).encode(),
+        base64.b64encode(SAID),
+        json.dumps({"got": repr(SAID)}).encode(),
+        json.dumps(SAID[:100].decode(errors="replace")).encode(),
+    ],
+    ids=["whole", "cut", "line", "python", "base64", "python in json", "json"],
+)
+def test_what_a_tcp_client_sends_is_found(written: bytes) -> None:
+    leaks = Leaks()
+    leaks.note_tcp(SAID)
+    leaks.note_tcp(b"x" * 100)
+    leaks.note_tcp(b"hello\n")
+    leaks.check("a line", b"hello x" + b"x" * 100)
+    with pytest.raises(AssertionError, match="in a line"):
+        leaks.check("a line", written)
+
+
+def test_what_was_written_before_it_was_sent_is_looked_through_at_the_end() -> None:
+    leaks = Leaks()
+    leaks.note_output("the command", SAID)
+    leaks.check_outputs()
+    leaks.note_tcp(SAID)
+    with pytest.raises(AssertionError, match="in the command"):
+        leaks.check_outputs()
