@@ -297,8 +297,8 @@ static socket_t socket_new(int family) {
 /* What a client does not take waits in our queue, which has a bound and costs a reference for each of many, and not in the
  * kernel, where it may be 4 MB for each client, copied once more, and freed all at once by the close, behind which everybody
  * else stands. What is on its way does not count, so that nobody who reads is slowed down: socket options in
- * Documentation/networking/ip-sysctl (tcp_notsent_lowat). A system that does not know the option serves without it. Windows keeps a send pending beyond
- * SO_SNDBUF of itself. */
+ * Documentation/networking/ip-sysctl (tcp_notsent_lowat). A system that does not know the option serves without it. Windows keeps
+ * a send pending beyond SO_SNDBUF of itself. */
 static void socket_bound_unsent(socket_t handle) {
 #ifdef _WIN32
     (void)handle;
@@ -332,7 +332,7 @@ int platform_socket_listen(socket_t *out, const struct platform_address *at, int
     *step = "setsockopt";
     int error = socket_own_port(handle);
     if (!error) error = platform_socket_no_delay(handle); /* Linux: accepted sockets inherit it, */
-    socket_bound_unsent(handle);                           /* and this */
+    socket_bound_unsent(handle);                          /* and this */
     if (!error && family == 6) error = socket_set(handle, IPPROTO_IPV6, IPV6_V6ONLY, dual_stack ? 0 : 1);
     if (!error && (*step = "bind", bind(handle, address, address_bytes))) error = platform_last_error();
     if (!error && (*step = "listen", listen(handle, backlog))) error = platform_last_error();
