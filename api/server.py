@@ -90,7 +90,8 @@ def _serve(settings: Settings) -> int:
         if keys.current() is None and not is_loopback(host):
             raise StartFailure(
                 f"--http {settings.http} can be reached from other machines, and there is no key file at"
-                f" {settings.keys_path}: make a key with `iocpd keys add NAME --role admin`, or listen on 127.0.0.1"
+                f" {settings.keys_path}: make a key with `iocpd keys add NAME --role admin --keys {settings.keys_path}`"
+                ", or listen on 127.0.0.1"
             )
         service = _Service(settings, keys, HttpAddress(host, port), limit_note)
         # The same loop on every system. On Windows the default one loses its listener to a client that resets while it
@@ -187,7 +188,8 @@ class _Service:
     def _access(self) -> str:
         if self._keys.current() is not None:
             return f"with keys from {self._keys.path} ({self._keys.count})"
-        return "without keys, for this machine alone (`iocpd keys add NAME --role admin` makes the first)"
+        first = f"`iocpd keys add NAME --role admin --keys {self._keys.path}` makes the first"
+        return f"without keys, for this machine alone ({first})"
 
     def _take_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def take(number: int, frame: FrameType | None) -> None:

@@ -56,6 +56,8 @@ def test_the_chat_keeps_its_rooms_apart(start: Start, shown: Callable[[str], Any
     eventually(lambda: connection_of(engine, ada).groups == ("room/hall",))
     # Three welcomes, the hint, and that eve and ada are there: bob is not told of ada.
     eventually(lambda: sum(row.messages_out for row in engine.service_stats()) == 6)
+    bob.send(b"/join the hall\n")
+    assert line(bob) == b"* a room's name has letters, digits, dots, dashes and underscores"
     bob.send(b"/nick bob\r\n/join hall\r\nhi ada\r\n")
     assert [line(ada), line(ada)] == [b"* bob is here", b"bob: hi ada"]
     ada.send(b"hi bob\n")
@@ -79,8 +81,10 @@ def test_the_collector_writes_what_came(
         client.send(b"".join(b"temperature %d\npressure 2.5\n" % number for number in range(1000)))
         client.shut()
         assert client.read_to_end() == b""
-    clients[0].send(b"temperature hot\n")
-    assert clients[0].read_to_end() == b""
+    nothing, infinite = clients[0], connect(engine, 1)[0]
+    nothing.send(b"temperature hot\n")
+    infinite.send(b"temperature inf\n")
+    assert [each.read_to_end() for each in (nothing, infinite)] == [b"", b""]
     engine.stop()
     rows = [json.loads(each) for each in service.path.read_text().splitlines()]
     assert sum(row["sums"]["temperature"] for row in rows) == 3 * 999 * 500

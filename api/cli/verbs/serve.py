@@ -25,9 +25,15 @@ _DRAIN = "The drain that a signal starts"
 _API = "The API"
 _FILES = "Files and log"
 
+_SERVICES = "echo, discard, relay, relay_group or python:MODULE:CLASS"
+
 # The panel, the metavar and the text of each setting's flag.
 _FLAGS = {
-    "tcp": (None, "HOST:PORT[/SERVICE]", "listen here; echo, discard or relay; repeatable"),
+    "tcp": (
+        None,
+        "HOST:PORT[/SERVICE]",
+        "listen here; echo, discard, relay, relay_group, python:MODULE:CLASS; repeatable",
+    ),
     "http": (None, "HOST:PORT", "where the API listens"),
     "backend": (None, "NAME", "auto, iocp, io_uring or epoll"),
     "workers": (None, "N", "threads with a completion port each; 0: one for each processor"),
@@ -69,7 +75,10 @@ _SETTINGS = "iocpd.settings"
 # Where it is not the setting's name.
 _NAMES = {"keys_file": "--keys"}
 
-_NOTES = """Every setting has one name: --idle-timeout here, IOCPD_IDLE_TIMEOUT in the
+_NOTES = """What a listener has of its own stands behind a question mark: framing=lines,
+threads=2, inbox_bytes=1000000, proxy_protocol_from=10.0.0.0/8.
+
+Every setting has one name: --idle-timeout here, IOCPD_IDLE_TIMEOUT in the
 environment, idle_timeout in the file. Flags win over the environment, the
 environment wins over the file. Durations are 250ms, 90s, 5m, 2h, 1d or plain
 seconds."""
@@ -137,6 +146,7 @@ def _shown(default: Any) -> str:
     examples=[
         "iocpd serve --tcp 127.0.0.1:7000/echo --http 127.0.0.1:0",
         "iocpd serve --tcp 0.0.0.0:7000/echo --tcp [::1]:7001/relay --workers 2",
+        "iocpd serve --tcp '0.0.0.0:7000/python:chat:Chat?threads=2'",
         "IOCPD_TCP=0.0.0.0:7000/echo,0.0.0.0:7001/discard iocpd serve --backend epoll",
         "iocpd serve --config /etc/iocpd.toml",
     ],
