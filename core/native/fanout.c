@@ -28,7 +28,7 @@ struct fanout {
 /* A relay with few messages waiting lets those go on that it had paused. */
 static void relay_done(struct iocpd_engine *engine) {
     uint64_t waiting = u64_add(&engine->relay_waiting, (uint64_t)-1) - 1;
-    if (waiting <= engine->config.relay_capacity / 2 && u32_load_acquire(&engine->relay_blocked) &&
+    if (waiting <= engine->config.relay_capacity / 2 && u32_load_ordered(&engine->relay_blocked) &&
         u32_exchange(&engine->relay_blocked, 0))
         engine_wake_all(engine);
 }

@@ -278,7 +278,7 @@ static int uring_port_send(struct port *base, struct port_socket *socket) {
     struct io_uring_sqe *entry = ring_entry(uring_port(base));
     if (!entry) return ENOMEM;
     entry->fd = socket->handle;
-    entry->msg_flags = MSG_NOSIGNAL | MSG_WAITALL;
+    entry->msg_flags = MSG_NOSIGNAL; /* what fits ends it: that a slow peer goes on reading is seen by that */
     entry->user_data = tagged(&socket->send, TAG_SEND);
     if (socket->slice_count == 1) {
         entry->opcode = IORING_OP_SEND;
