@@ -56,7 +56,7 @@ def _networks(field: str, values: object) -> tuple[IPv4Network | IPv6Network, ..
         raise ConfigurationError(field, len(values), f"must be {PROXY_NETWORKS_MAX} of them at most: join some of them")
     networks = []
     for value in values:
-        if not isinstance(value, str | IPv4Network | IPv6Network):
+        if not isinstance(value, str | IPv4Network | IPv6Network) or "%" in str(value):  # a zone
             raise ConfigurationError(field, value, rule)
         try:
             networks.append(ipaddress.ip_network(str(value)))

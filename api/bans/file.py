@@ -96,6 +96,8 @@ def _ban(row: Any, serial: int) -> Ban:
             raise ValueError("its members must be " + ", ".join(sorted(_MEMBERS)))
         if not re.fullmatch(ID, row["id"]):
             raise ValueError("its id is none")
+        if "%" in row["address"]:
+            raise ValueError("its address has a zone")
         return Ban(
             id=row["id"],
             network=canonical(ipaddress.ip_network(row["address"])),

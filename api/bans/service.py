@@ -45,6 +45,7 @@ _COMMAND_SECONDS = 30.0
 # A kick gives a client so long to take what is queued for it, and the engine then resets it.
 _KICK_SECONDS = 5.0
 _KICK_MARGIN_SECONDS = 5.0
+_ALL = 1 << 20  # more than the engine ever has, also where max_connections was lowered under those who stay
 
 # So often the clock is looked at, and by so much it may be off.
 _CLOCK_SECONDS = 1.0
@@ -148,8 +149,7 @@ class Bans:
         """
         # What was accepted before the ban was in force is in the table afterwards.
         await self._command(self._engine.submit_barrier)
-        limit = self._engine.config.max_connections
-        return await self._kick(self._engine.matching(Filter(ip=ban.network), limit=limit), ban.reason, farewell)
+        return await self._kick(self._engine.matching(Filter(ip=ban.network), limit=_ALL), ban.reason, farewell)
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
@@ -238,12 +238,12 @@ class Bans:
     async def _write(self) -> None:
         while self._waiting:
             group, self._waiting = self._waiting, []
-            while over := self._table.drop_expired(now(), _SLICE):
-                self._over += [ban.network for ban in over]
-                await asyncio.sleep(0)
-            stage = _Stage(self._table, self._engine.config.max_bans)
             results: list[tuple[asyncio.Future[Any], Any]] = []
             try:
+                while over := self._table.drop_expired(now(), _SLICE):
+                    self._over += [ban.network for ban in over]
+                    await asyncio.sleep(0)
+                stage = _Stage(self._table, self._engine.config.max_bans)
                 for change, future in group:
                     try:
                         results.append((future, await change(stage)))
@@ -268,7 +268,9 @@ class Bans:
             raise
         self._over.clear()
         for ban in removed:
-            self._table.remove(ban)
+            # Not what the stage has of it, which the same group may have made longer.
+            if (former := self._table.of_network(ban.network)) is not None:
+                self._table.remove(former)
         for slice in _slices(added, _PUT):
             self._table.put(slice)
             await asyncio.sleep(0)
@@ -293,7 +295,7 @@ class Bans:
         former = [ban for network in stage.added if (ban := self._table.of_network(network)) is not None]
         again = [*former, *stage.removed.values()]
         kept = {ban.network for ban in again}
-        with contextlib.suppress(EngineError, Problem):
+        with contextlib.suppress(Exception):  # the file must be as it was whatever the engine says
             await self._apply(again, [network for network in stage.added if network not in kept])
         with contextlib.suppress(Problem):
             await self._save(lambda: self._table)

@@ -31,6 +31,8 @@ def _parse_network(value: object) -> object:
     if not isinstance(value, str):
         # false would be 0.0.0.0 otherwise.
         raise ValueError("write an address or a CIDR block as text, such as 192.0.2.0/24")
+    if "%" in value:
+        raise ValueError(f"{value} has a zone, which is a name of one machine: leave out what begins with %")
     try:
         return ipaddress.ip_network(value)
     except ValueError:

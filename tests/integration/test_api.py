@@ -42,6 +42,7 @@ TEXT = {"json": {"text": "x"}}
         ("GET", "/v1/connections?limit=1001", {}, 422, "validation_failed", "1000"),
         ("GET", "/v1/connections?ip=example.com", {}, 422, "validation_failed", "CIDR"),
         ("GET", "/v1/connections?ip=192.0.2.1/24", {}, 422, "validation_failed", "192.0.2.0/24"),
+        ("GET", "/v1/connections?ip=fe80::1%25eth0", {}, 422, "validation_failed", "zone"),
         ("GET", "/v1/connections?state=asleep", {}, 422, "validation_failed", "'open'"),
         ("GET", "/v1/connections?older_than=old", {}, 422, "validation_failed", "90s"),
         ("GET", "/v1/connections?idel_for=5m", {}, 422, "validation_failed", "idel_for"),

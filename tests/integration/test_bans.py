@@ -155,6 +155,7 @@ def test_an_address_is_banned_once_under_whatever_name(server: Server) -> None:
         ({}, "address"),
         ({"address": "example.com"}, "CIDR"),
         ({"address": "192.0.2.1/24"}, "192.0.2.0/24"),
+        ({"address": "fe80::1%eth0"}, "zone"),
         ({"address": "192.0.2.1", "ttl": "soon"}, "90s"),
         ({"address": "192.0.2.1", "ttl": 0}, "greater than 0"),
         ({"address": "192.0.2.1", "reason": "a\nb"}, "printable"),

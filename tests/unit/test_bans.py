@@ -231,6 +231,7 @@ def test_a_file_that_is_none_of_bans_says_where_it_is_wrong(path: Path, content:
         ("id", "UPPER", "its id"),
         ("address", "example.com", "example.com"),
         ("address", "192.0.2.1/24", "host bits"),
+        ("address", "fe80::1%eth0", "zone"),
         ("reason", "two\nlines", "one line"),
         ("reason", 5, "one line"),
         ("created_at", "yesterday", "yesterday"),
@@ -516,6 +517,25 @@ def test_there_is_room_for_max_bans(path: Path, monkeypatch: pytest.MonkeyPatch)
     engine.config.max_bans = 1
     with pytest.raises(BanFileError, match="raise max_bans"):
         asyncio.run(Bans(engine, path).load())  # type: ignore[arg-type]
+
+
+def test_a_ban_that_one_group_makes_longer_and_lifts_is_gone_and_others_end_in_time(
+    with_bans: Any, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(bans: Bans) -> None:
+        lifted, other = await bans.add(A, 60, "", "alice"), await bans.add(B, 120, "", "alice")
+        # While the first of these is written, the others wait, and are one group then.
+        _, longer, gone = await asyncio.gather(
+            bans.add(block(1), None, "", "alice"), bans.add_many([A], 90, "", "bob"), bans.remove(lifted.id)
+        )
+        assert (longer[0].id, gone.id) == (lifted.id, lifted.id)
+        assert set(engine.bans) == {B, block(1)}
+        assert bans.count() == 2
+        monkeypatch.setattr("iocpd.api.bans.service.now", lambda: other.created_at + timedelta(seconds=200))
+        await asyncio.wait_for(bans.add(block(2), None, "", "alice"), PATIENCE)
+        assert set(engine.bans) == {block(1), block(2)}
+
+    with_bans(work)
 
 
 def test_many_are_banned_with_one_write_and_a_ban_that_is_there_gets_longer_never_shorter(

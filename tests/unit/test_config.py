@@ -71,6 +71,7 @@ def test_a_listener_in_another_form_is_refused_with_the_form(text: str) -> None:
         ("[]:7000", "host", "", "127.0.0.1"),
         ("a b:7000", "host", "a b", "127.0.0.1"),
         ("h:1/echo?proxy_protocol_from=10.0.0.1/8", "proxy_protocol_from", "10.0.0.1/8", "10.0.0.0/8"),
+        ("h:1/echo?proxy_protocol_from=fe80::1%eth0", "proxy_protocol_from", "fe80::1%eth0", "addresses or networks"),
         ("h:1/echo?proxy_protocol_from=balancer", "proxy_protocol_from", "balancer", "addresses or networks"),
         ("h:1/echo?" + "&".join(["proxy_protocol_from=::1"] * 65), "proxy_protocol_from", 65, "64 of them at most"),
     ],
