@@ -76,7 +76,8 @@ class RequestMiddleware:
             bounded = await _bounded_receive(Headers(scope=scope), receive, self.context.settings.max_body_bytes)
             await self.app(scope, bounded, send_and_note)
         except Problem as problem:
-            await response_of(problem, scope)(scope, receive, send_and_note)
+            if not status:  # otherwise the answer is under way, and the server ends it
+                await response_of(problem, scope)(scope, receive, send_and_note)
         except asyncio.CancelledError:
             # The HTTP server stops, and this request is in its way. The task ends here, so there is nobody to pass it
             # on to.

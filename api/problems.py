@@ -279,7 +279,7 @@ TOO_MANY_REQUESTS_AT_ONCE = Kind(
 
 # What Starlette and uvicorn say with a status alone.
 _BY_STATUS = {
-    400: BAD_REQUEST,
+    400: MALFORMED_JSON,
     404: ROUTE_UNKNOWN,
     405: METHOD_NOT_ALLOWED,
     413: BODY_TOO_LARGE,

@@ -135,12 +135,11 @@ class EventStreams:
                 self.sent += len(wanted)
                 yield b"".join(wanted)
                 marked_at = clock()
-            if not batch.events:
-                if not running:
-                    return
-                if clock() - marked_at > MARK_SECONDS:
-                    marked_at = clock()
-                    yield format_sse_event(comment="mark", id=f"{self._prefix}{position}")
+            elif clock() - marked_at > MARK_SECONDS:  # also while much happens that nobody here has asked for
+                marked_at = clock()
+                yield format_sse_event(comment="mark", id=f"{self._prefix}{position}")
+            if not batch.events and not running:
+                return
             await asyncio.sleep(POLL_SECONDS - clock() % POLL_SECONDS)
 
     def _read(self, position: EventPosition, round: float) -> _Batch:

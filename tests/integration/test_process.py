@@ -238,6 +238,14 @@ def test_headers_without_an_end_are_refused(server: Server) -> None:
     assert server.http.get("/livez").status_code == 200
 
 
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"9" * 5000], ids=["nested", "digits"])
+def test_json_that_nobody_can_read_is_malformed(server: Server, body: bytes) -> None:
+    head = f"POST /v1/kicks HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nConnection: close\r\n"
+    answer = talk(server, head.encode() + b"Content-Type: application/json\r\n\r\n" + body)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b'"malformed_json"' in answer
+
+
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 def test_a_body_that_is_too_large_is_refused_and_not_kept(serve: Serve, chunked: bool) -> None:
     server = serve(max_message_bytes=1000)

@@ -17,6 +17,7 @@ from iocpd.api.events.streams import EventStreams
 from iocpd.api.identity import Instance
 from iocpd.api.problems import Problem
 from iocpd.core import By, Event, EventBatch, EventKind, EventPosition, Phase, Reason
+from tests.support import PATIENCE
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ALL = EventsQuery().wanted()
@@ -181,6 +182,28 @@ def test_a_quiet_stream_is_told_how_far_it_has_come(
     assert (mark.event, mark.raw_data) == (None, None)
     assert mark.id is not None
     assert mark.id.endswith(".1")
+
+
+def test_a_stream_for_which_nothing_of_what_happens_is_meant_is_told_so_too(
+    engine: FakeEngine, made: EventStreams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MARK_SECONDS", 0.01)
+    read = engine.events
+
+    def events(after: EventPosition, *, limit: int) -> EventBatch:
+        engine.happen(EventKind.CONNECTED)
+        return read(after, limit=limit)
+
+    async def run() -> bytes:
+        stream = begin(made, types=EventsQuery(types="ban").wanted())
+        await anext(stream)
+        monkeypatch.setattr(engine, "events", events)
+        return await asyncio.wait_for(anext(stream), PATIENCE)
+
+    (mark,) = parse([asyncio.run(run())])
+    assert (mark.event, mark.raw_data) == (None, None)
+    assert mark.id is not None
+    assert int(mark.id.rpartition(".")[2]) > 0
 
 
 def test_a_stream_ends_when_it_is_no_longer_allowed(

@@ -116,12 +116,12 @@ def job(
     cancel: Annotated[bool, typer.Option("--cancel", help="stop it where it is")] = False,
 ) -> int:
     """Follow a kick or a broadcast that is a job, or stop it."""
-    from iocpd.api.client import NotFound
+    from iocpd.api.client import Forbidden, NotFound
 
     with connect(where) as client:
         try:
             kicks = client.get_kicks(id)
-        except NotFound:
+        except (NotFound, Forbidden):  # who may broadcast need not be allowed to kick
             broadcast = client.get_broadcast(id)
             if cancel:
                 client.cancel_broadcast(id)
