@@ -259,6 +259,19 @@ def test_a_kick_with_a_rate_has_a_bar_and_can_be_left_to_itself(server: Server, 
     assert person.run("job", "nosuchjob").status == 3
 
 
+def test_who_may_broadcast_and_not_kick_follows_and_stops_a_job_of_his(serve: Serve, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    secrets = [add_key(keys, "root", role="admin"), add_key(keys, "speaker", scopes=("broadcasts:send",))]
+    server = serve(keys_file=keys, key=secrets[0])
+    speaker = Person(tmp_path / "home", server.leaks, IOCPD_URL=server.url, IOCPD_KEY=secrets[1])
+    peers = server.connect(3)
+    job = speaker.call("broadcast", "hello", "--all", "--yes", "--rate", "1", "--detach").out.strip()
+    assert speaker.call("job", job, "--cancel").status in (0, 4)
+    assert speaker.call("job", "nosuchjob").status == 3
+    for peer in peers:
+        peer.close()
+
+
 def test_a_message_is_a_text_a_file_or_stdin(server: Server, person: Person, tmp_path: Path) -> None:
     (peer,) = server.connect()
     id = server.id_of(peer)
