@@ -289,6 +289,7 @@ class EngineConfig:
             rule = f"must not be above send_hard_bytes ({self.send_hard_bytes}): lower it, or raise send_hard_bytes"
             raise ConfigurationError("send_soft_bytes", self.send_soft_bytes, rule)
         _check_int("receive_buffer_bytes", self.receive_buffer_bytes, 256, 1024 * 1024)
+        self._check_relays()
         _check_int("receive_buffers", self.receive_buffers, 1, 32768)
         _check_int("closed_capacity", self.closed_capacity, 1, 1024 * 1024)
         _check_int("inbox_capacity", self.inbox_capacity, 1, 1024 * 1024)
@@ -308,3 +309,16 @@ class EngineConfig:
             if listener.port and place in seen:
                 raise ConfigurationError("listeners", str(listener), "is there twice: give one of them another port")
             seen.add(place)
+
+    def _check_relays(self) -> None:
+        """Nobody could be sent what is above send_hard_bytes: all would be ended as slow consumers."""
+        for listener in self.listeners:
+            if listener.service not in ("relay", "relay_group"):
+                continue
+            framing = listener.framing.largest if listener.framing else 0
+            if framing + self.receive_buffer_bytes > self.send_hard_bytes:
+                rule = (
+                    f"must be at least {framing + self.receive_buffer_bytes} for {listener}, which sends on its largest"
+                    " message together with what a receive brings: raise it, or lower the largest message"
+                )
+                raise ConfigurationError("send_hard_bytes", self.send_hard_bytes, rule)

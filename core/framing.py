@@ -51,6 +51,12 @@ class Framing:
         """As they stand behind a listener's "?"."""
         return {"framing": self.kind}
 
+    @property
+    def largest(self) -> int:
+        """Bytes of the largest message as it is sent; 0 for Raw, which has no limit of its own."""
+        framing = struct_of(self)
+        return int(lib.iocpd_frame_encode(framing, ffi.NULL, framing.max_bytes, ffi.NULL))
+
     def _fill(self, struct: Any) -> None:
         struct.kind = lib.IOCPD_RAW
 

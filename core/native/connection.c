@@ -5,7 +5,7 @@
 
 enum {
     SEND_BYTES_MAX = 128 * 1024, /* in one send: its completion is what shows that a slow peer is still reading */
-    PIECE_OVERHEAD = 64,         /* what a queued piece costs beside its bytes; counts against the hard limit */
+    PIECE_OVERHEAD = 64,         /* what a piece costs beside its bytes; counts against the hard limit for what stands before */
     APPEND_MAX = 1024,           /* received pieces up to this size are copied behind what is queued */
 };
 
@@ -175,7 +175,7 @@ static void queue_pop(struct connection *connection, enum fate fate) {
 
 static enum queue_result queue_payload(struct connection *connection, struct payload *payload, struct iocpd_ticket *ticket,
                                        bool limited) {
-    uint64_t after = connection->pending_bytes + payload->bytes + (uint64_t)(connection->pieces + 1) * PIECE_OVERHEAD;
+    uint64_t after = connection->pending_bytes + payload->bytes + (uint64_t)connection->pieces * PIECE_OVERHEAD;
     if (limited && after > u32_load(&config_of(connection)->send_hard_bytes)) return QUEUE_FULL;
     struct outgoing *piece = memory_new(sizeof *piece);
     if (!piece) return QUEUE_NO_MEMORY;
@@ -459,12 +459,6 @@ void connection_answered(struct connection *connection) {
     mark_dirty(connection);
 }
 
-/* It is in one of the two lists. */
-static void paused_forget(struct connection *connection, struct connection **at) {
-    while (*at != connection) at = &(*at)->next_paused;
-    *at = connection->next_paused;
-}
-
 static void closed_row(struct connection *connection, iocpd_closed *row) {
     struct iocpd_engine *engine = connection->worker->engine;
     memset(row, 0, sizeof *row);
@@ -493,8 +487,8 @@ void connection_finish(struct connection *connection) {
     struct worker *worker = connection->worker;
     iocpd_closed row;
     closed_row(connection, &row);
-    if (connection->flags & CONNECTION_RELAY_PAUSED) paused_forget(connection, &worker->relay_paused);
-    if (connection->flags & CONNECTION_PYTHON_PAUSED) paused_forget(connection, &worker->python_paused);
+    if (connection->flags & CONNECTION_RELAY_PAUSED) paused_remove(&worker->relay_paused, connection);
+    if (connection->flags & CONNECTION_PYTHON_PAUSED) paused_remove(&worker->python_paused, connection);
     if (connection->rest) u64_bump(&worker->discarded_bytes, framing_drop(&connection->rest));
     worker->driver->release(worker->port, &connection->socket);
     pending_take(connection, connection->pending_bytes);
@@ -592,23 +586,22 @@ void connection_relay_pause(struct connection *connection) {
     struct worker *worker = connection->worker;
     if (connection->flags & CONNECTION_RELAY_PAUSED) return;
     connection->flags |= CONNECTION_RELAY_PAUSED;
-    connection->next_paused = worker->relay_paused;
-    worker->relay_paused = connection; /* relay_turn sees to it that it is woken */
+    paused_add(&worker->relay_paused, connection); /* relay_turn sees to it that it is woken */
 }
 
 void connection_relay_resume(struct connection *connection) {
+    paused_remove(&connection->worker->relay_paused, connection);
     connection->flags &= ~(uint32_t)CONNECTION_RELAY_PAUSED;
     mark_dirty(connection);
 }
 
 void connection_python_pause(struct connection *connection) {
-    struct worker *worker = connection->worker;
     connection->flags |= CONNECTION_PYTHON_PAUSED;
-    connection->next_paused = worker->python_paused;
-    worker->python_paused = connection;
+    paused_add(&connection->worker->python_paused, connection);
 }
 
 void connection_python_resume(struct connection *connection) {
+    paused_remove(&connection->worker->python_paused, connection);
     connection->flags &= ~(uint32_t)CONNECTION_PYTHON_PAUSED;
     mark_dirty(connection);
 }

@@ -58,17 +58,17 @@ struct connection {
 
     /* The owner's. */
     struct worker *worker;
-    struct outgoing *first, *last;  /* the send queue */
-    struct port_gather *gather;     /* of the outstanding send, if it has several pieces */
-    struct connection *next;        /* free list, worker->dirty or worker->leaving */
-    struct connection *next_paused; /* worker->relay_paused or worker->python_paused */
-    struct frame_rest *rest;        /* of a message that has not come whole yet; NULL: there is none */
-    struct session *session;        /* with its service in Python */
-    struct ticket_part *waiters;    /* kicks that wait for the end; the first gives the text */
-    struct visitor *visitor;        /* whose address it counts for */
-    int64_t deadline_ns;            /* DRAINING: then it is reset; 0: none */
-    int64_t over_soft_ns;           /* since when the queue has been above the soft limit; 0: it is not */
-    struct arrival *arrival;        /* ARRIVING: see arrival.h */
+    struct outgoing *first, *last;        /* the send queue */
+    struct port_gather *gather;           /* of the outstanding send, if it has several pieces */
+    struct connection *next;              /* free list, worker->dirty or worker->leaving */
+    uint32_t paused_before, paused_after; /* in worker->relay_paused or worker->python_paused: see paused.h */
+    struct frame_rest *rest;              /* of a message that has not come whole yet; NULL: there is none */
+    struct session *session;              /* with its service in Python */
+    struct ticket_part *waiters;          /* kicks that wait for the end; the first gives the text */
+    struct visitor *visitor;              /* whose address it counts for */
+    int64_t deadline_ns;                  /* DRAINING: then it is reset; 0: none */
+    int64_t over_soft_ns;                 /* since when the queue has been above the soft limit; 0: it is not */
+    struct arrival *arrival;              /* ARRIVING: see arrival.h */
     uint32_t slot;
     uint32_t timer;  /* 1 + its place in worker->timers; 0: none */
     uint32_t pieces; /* in the send queue */

@@ -69,8 +69,7 @@ static int32_t drain_begin(struct worker *worker, struct control *control) {
         int64_t lb_until = now + (int64_t)asked->lb_delay_ms * 1000000, grace_until = now + drain->grace_ns;
         if (lb_until < drain->lb_until_ns) drain->lb_until_ns = lb_until;
         if (grace_until < drain->grace_until_ns) drain->grace_until_ns = grace_until;
-        drain->reopen = false;
-        u64_store(&drain->ended_ns, 0);
+        if (control->farewell) farewell_swap(drain, control); /* else what the drain says */
         engine_wake_all(engine);
         return IOCPD_OK;
     }

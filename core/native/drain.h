@@ -24,7 +24,6 @@ struct drain {
     struct payload *farewell;
     /* Worker 0's. */
     int64_t lb_until_ns, grace_ns, grace_until_ns;
-    bool reopen; /* cancelled while the accepts are being reaped */
 };
 
 /* A drain, a stop or a cancel on its way to worker 0; the engine has one, for one caller at a time. */

@@ -96,8 +96,9 @@ void fanout_abandon(struct message *message) {
 }
 
 /* What a turn has for it is counted in looks at a slot or a target. A send costs as much as so many of them, and a copy of so
- * many bytes as one: then a turn takes some 0.1 ms, whatever is sent to however many, and that is how long others wait. */
-enum { SEND_COST = 16, COST_BYTES = 128 };
+ * many bytes as one: then a turn takes some 0.1 ms, whatever is sent to however many, and that is how long others wait. Nor are
+ * more ended in a turn than may be ending at a time. */
+enum { SEND_COST = 16, COST_BYTES = 128, END_COST = SLICE / CLOSING_ENOUGH };
 
 /* What it has cost. */
 static uint32_t fanout_one(struct connection *connection, struct fanout *fanout) {
@@ -108,12 +109,13 @@ static uint32_t fanout_one(struct connection *connection, struct fanout *fanout)
     case QUEUE_CLOSING: break; /* not reached: only OPEN connections are asked */
     case QUEUE_FULL:
         if (ticket) u64_add(&ticket->skipped_slow, 1);
-        if (fanout->disconnect_slow) connection_terminate(connection, IOCPD_SLOW_CONSUMER, true);
-        break;
+        if (!fanout->disconnect_slow) break;
+        connection_terminate(connection, IOCPD_SLOW_CONSUMER, true);
+        return END_COST;
     case QUEUE_NO_MEMORY:
         if (ticket) u64_add(&ticket->failed, 1);
         else connection_terminate(connection, IOCPD_OUT_OF_MEMORY, true);
-        break;
+        return END_COST;
     }
     return 0;
 }

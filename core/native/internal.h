@@ -26,7 +26,6 @@ struct listener {
     struct platform_address bound; /* with the port that the system chose */
     uint32_t number;
     uint32_t first_thread; /* of a service in Python */
-    bool accepting;        /* worker 0's: the accept is outstanding */
     /* Shared: written by worker 0 (connections: by all, atomically). */
     uint32_t open;
     uint64_t accepted, refused_limit, refused_gone, accept_errors;

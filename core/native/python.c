@@ -3,7 +3,10 @@
 
 #include <stdio.h>
 
-enum { SHARE = 16 }; /* of the inbox is for one connection */
+enum {
+    SHARE = 16,          /* of the inbox is for one connection */
+    LOOKS_PER_TURN = 64, /* at paused senders */
+};
 
 /* ---- life ------------------------------------------------------------------------------------------------------------ */
 
@@ -165,22 +168,36 @@ static void broken_turn(struct worker *worker) {
     }
 }
 
-void python_turn(struct worker *worker) {
-    if (u32_load(&worker->python_broken)) broken_turn(worker);
-    if (!u32_load(&worker->python_resume)) return;
-    u32_exchange(&worker->python_resume, 0);
-    for (struct connection **at = &worker->python_paused; *at;) {
-        struct connection *connection = *at;
+/* Who is to wait on goes to the end of the list. */
+static bool resume_turn(struct worker *worker) {
+    struct paused *paused = &worker->python_paused;
+    uint32_t resumes = 0;
+    for (uint32_t i = 0; i < LOOKS_PER_TURN && resumes < RESUMES_PER_TURN && worker->python_looks > 0; i++) {
+        struct connection *connection = paused_first(paused, &worker->table);
+        if (!connection) break;
         struct session *session = connection->session;
+        worker->python_looks--;
         u32_exchange(&session->thread->blocked, 1); /* before the look, as above */
         if (little_enough(session)) {
-            *at = connection->next_paused;
+            resumes++;
             u64_add(&session->thread->paused, (uint64_t)-1);
             connection_python_resume(connection);
         } else {
-            at = &connection->next_paused;
+            paused_remove(paused, connection);
+            paused_add(paused, connection);
         }
     }
+    if (!paused->count) worker->python_looks = 0;
+    return worker->python_looks > 0;
+}
+
+bool python_turn(struct worker *worker) {
+    if (u32_load(&worker->python_broken)) broken_turn(worker);
+    if (u32_load(&worker->python_resume)) {
+        u32_exchange(&worker->python_resume, 0);
+        worker->python_looks = worker->python_paused.count;
+    }
+    return resume_turn(worker);
 }
 
 bool python_waiting(const struct connection *connection) {
@@ -268,15 +285,18 @@ static void replies_done(struct replies *replies) {
     if (u32_load_ordered(&thread->reply_waits) && u32_exchange(&thread->reply_waits, 0)) platform_event_set(thread->reply_event);
 }
 
-void python_replies(struct worker *worker, struct message *message) {
+bool python_replies(struct worker *worker, struct message *message, uint32_t *left) {
     struct replies *replies = (struct replies *)message;
-    for (uint32_t i = 0; i < replies->count; i++) reply_do(worker, &replies->list[i]);
+    for (; replies->at < replies->count && *left > 0; *left = worker_ends_enough(worker) ? 0 : *left - 1)
+        reply_do(worker, &replies->list[replies->at++]);
+    if (replies->at < replies->count) return false;
     replies_done(replies);
+    return true;
 }
 
 void python_replies_abandon(struct message *message) {
     struct replies *replies = (struct replies *)message;
-    for (uint32_t i = 0; i < replies->count; i++)
+    for (uint32_t i = replies->at; i < replies->count; i++)
         if (replies->list[i].payload) payload_drop(replies->list[i].payload);
     replies_done(replies);
 }

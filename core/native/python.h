@@ -47,10 +47,11 @@ void python_closed(struct connection *connection);
 /* Wakes the threads that have got something in this turn: once, so that one that shares the worker's processor does not take it
  * away at the first message of many. Before the worker sleeps. */
 void python_wake(struct worker *worker);
-/* Lets those go on whose service has handled enough; ends those whose service had no memory for them. */
-void python_turn(struct worker *worker);
-/* A message of kind MESSAGE_REPLIES. */
-void python_replies(struct worker *worker, struct message *message);
+/* Lets those go on whose service has handled enough, some in each turn; ends those whose service had no memory for them. True
+ * while there are more. */
+bool python_turn(struct worker *worker);
+/* A message of kind MESSAGE_REPLIES: as many of them as are `left` in this turn. False: the rest of it is for the next. */
+bool python_replies(struct worker *worker, struct message *message, uint32_t *left);
 void python_replies_abandon(struct message *message);
 
 #endif

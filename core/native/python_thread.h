@@ -81,6 +81,7 @@ struct replies {
     struct python_thread *thread;
     uint64_t bytes;
     uint32_t count;
+    uint32_t at; /* the worker's: so many are done */
     struct reply list[REPLIES_MAX];
 };
 

@@ -4,11 +4,10 @@
 #include "internal.h"
 
 enum {
-    MESSAGES_PER_TURN = 32, /* each may be a send or an end, and those who are ready wait for them */
+    MESSAGES_PER_TURN = 32, /* or replies: each may be a send or an end, and those who are ready wait for them */
     TIMERS_PER_TURN = 32,   /* likewise */
     ENDS_PER_TURN = 16,     /* likewise, and for no longer than ENDS_NS: */
     ENDS_NS = 50000,        /* a close frees all that the kernel had queued for the client, which may be many pieces */
-    CLOSING_ENOUGH = 8,     /* so many connections are ending: whatever ends more of them waits */
     GATHERS_KEPT = 64,
     LIMITS_SLICE = 512,
 };
@@ -116,6 +115,11 @@ static struct message *inbox_pop(struct worker *worker) {
     return message;
 }
 
+static void inbox_put_back(struct worker *worker, struct message *message) {
+    message->next = worker->backlog;
+    worker->backlog = message;
+}
+
 static void message_do(struct worker *worker, struct message *message) {
     switch (message->kind) {
     case MESSAGE_ADOPT:
@@ -124,23 +128,23 @@ static void message_do(struct worker *worker, struct message *message) {
         break;
     case MESSAGE_FANOUT: fanout_enqueue(worker, message); break;
     case MESSAGE_CONTROL: drain_control(worker); break;
-    case MESSAGE_REPLIES: python_replies(worker, message); break;
     case MESSAGE_ENTER: arrival_enter(worker, message); break;
     case MESSAGE_ENTERED: arrival_entered(worker, message); break;
     default: command_do(worker, message); break;
     }
 }
 
-/* Then the kernel has few cancels to work off at a time: io_uring does 20 things in a call, and what has come for others stands
- * behind them (IO_LOCAL_TW_DEFAULT_MAX of Linux 6.13 and newer). */
-static bool ends_enough(const struct worker *worker) { return worker->closing_count >= CLOSING_ENOUGH; }
-
 /* True when there may be more: in the backlog, or behind it in the inbox, for which nobody will ask for attention again. */
 static bool inbox_turn(struct worker *worker) {
-    for (int i = 0; i < MESSAGES_PER_TURN && (i == 0 || !ends_enough(worker)); i++) {
+    for (uint32_t left = MESSAGES_PER_TURN; left > 0;) {
         struct message *message = inbox_pop(worker);
         if (!message) return false;
-        message_do(worker, message);
+        if (message->kind == MESSAGE_REPLIES) {
+            if (!python_replies(worker, message, &left)) inbox_put_back(worker, message);
+        } else {
+            message_do(worker, message);
+            left = worker_ends_enough(worker) ? 0 : left - 1;
+        }
     }
     return true;
 }
@@ -252,23 +256,22 @@ static void event_do(struct worker *worker, const struct port_event *event) {
 
 /* What is left is due when the port asks for how long to wait. */
 static void timers_turn(struct worker *worker) {
-    for (int i = 0; i < TIMERS_PER_TURN && (i == 0 || !ends_enough(worker)); i++) {
+    for (int i = 0; i < TIMERS_PER_TURN && (i == 0 || !worker_ends_enough(worker)); i++) {
         struct connection *connection = timers_due(&worker->timers, worker->now_ns);
         if (!connection) return;
         connection_timer(connection);
     }
 }
 
-static void relay_turn(struct worker *worker) {
+/* True: some more may go on in the next turn, unless those of this one bring too much. */
+static bool relay_turn(struct worker *worker) {
     struct iocpd_engine *engine = worker->engine;
     u32_exchange(&engine->relay_blocked, 1); /* before the look: whoever makes them fewer after it wakes us */
     /* An addition of nothing, because the read must not come before that store. */
-    if (u64_add(&engine->relay_waiting, 0) > engine->config.relay_capacity / 2) return;
-    while (worker->relay_paused) {
-        struct connection *connection = worker->relay_paused;
-        worker->relay_paused = connection->next_paused;
-        connection_relay_resume(connection);
-    }
+    if (u64_add(&engine->relay_waiting, 0) > engine->config.relay_capacity / 2) return false;
+    for (int i = 0; i < RESUMES_PER_TURN && worker->relay_paused.count; i++)
+        connection_relay_resume(paused_first(&worker->relay_paused, &worker->table));
+    return worker->relay_paused.count > 0;
 }
 
 static void dirty_turn(struct worker *worker) {
@@ -349,8 +352,8 @@ void worker_turn(struct worker *worker) {
     busy |= fanout_turn(worker);
     if (worker->limits_version != u32_load(&worker->engine->limits_version) || worker->limits_busy)
         worker->limits_busy = limits_turn(worker);
-    if (worker->relay_paused) relay_turn(worker);
-    if (worker->python_paused || u32_load(&worker->python_broken)) python_turn(worker);
+    if (worker->relay_paused.count) busy |= relay_turn(worker);
+    if (worker->python_paused.count || u32_load(&worker->python_broken)) busy |= python_turn(worker);
     dirty_turn(worker);
     if (worker->leaving.first) leaving_turn(worker);
     if (worker->python_pushed) python_wake(worker);

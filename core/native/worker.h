@@ -6,6 +6,7 @@
 #include "connection.h"
 #include "engine.h"
 #include "fanout.h"
+#include "paused.h"
 #include "port.h"
 #include "ring.h"
 #include "table.h"
@@ -66,8 +67,9 @@ struct worker {
     uint32_t open_count, closing_count; /* connections in these states; open: or arriving */
     struct connection *dirty;           /* have something to send or to decide at the end of the turn */
     struct leaving leaving;             /* are over but for what is to be given back */
-    struct connection *relay_paused;    /* senders that wait until relayed messages are fewer */
-    struct connection *python_paused;   /* senders that wait until a service in Python has handled more */
+    struct paused relay_paused;         /* senders that wait until relayed messages are fewer */
+    struct paused python_paused;        /* senders that wait until a service in Python has handled more */
+    uint32_t python_looks;              /* how many of them are still to be looked at */
     bool python_pushed;                 /* services in Python have got something: python_wake */
     struct port_gather *gathers;        /* spare ones */
     uint32_t gather_count;
@@ -120,6 +122,11 @@ void worker_adopt(struct worker *worker, const struct adoption *adoption);
 
 struct port_gather *worker_gather_take(struct worker *worker);
 void worker_gather_free(struct worker *worker, struct port_gather *gather);
+
+/* So many are ending that whatever ends more of them waits. Then the kernel has few cancels to work off at a time: io_uring does
+ * 20 things in a call, and what has come for others stands behind them (IO_LOCAL_TW_DEFAULT_MAX of Linux 6.13 and newer). */
+enum { CLOSING_ENOUGH = 8 };
+static inline bool worker_ends_enough(const struct worker *worker) { return worker->closing_count >= CLOSING_ENOUGH; }
 
 static inline void worker_assert_owner(const struct worker *worker) { port_assert_owner(worker->port); }
 

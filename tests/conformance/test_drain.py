@@ -240,3 +240,31 @@ def test_a_drain_refuses_what_can_not_be(start: Start, field: str, value: float)
         engine.drain(**{field: value})  # type: ignore[arg-type]
     assert caught.value.field == field
     assert engine.drain_progress().phase == Phase.NONE
+
+
+def test_the_farewell_of_a_stop_takes_the_place_of_the_drains(start: Start) -> None:
+    engine = start("echo")
+    (client,) = connect(engine, 1)
+    engine.drain(grace=3 * PATIENCE, deadline=3 * PATIENCE, farewell=b"back soon")
+    phase_is(engine, Phase.GRACE)
+    engine.drain(deadline=3 * PATIENCE, stop=True, farewell=b"for good")
+    assert client.read_to_end() == b"for good"
+
+
+def test_a_stop_without_a_farewell_leaves_the_drains(start: Start) -> None:
+    engine = start("echo")
+    (client,) = connect(engine, 1)
+    engine.drain(grace=3 * PATIENCE, deadline=3 * PATIENCE, farewell=b"back soon")
+    phase_is(engine, Phase.GRACE)
+    engine.drain(deadline=3 * PATIENCE, stop=True)
+    assert client.read_to_end() == b"back soon"
+
+
+def test_a_stop_after_a_drain_keeps_when_it_ended(start: Start) -> None:
+    engine = start("echo")
+    engine.drain(deadline=3 * PATIENCE)
+    phase_is(engine, Phase.DRAINED)
+    ended_at = engine.drain_progress().ended_at
+    engine.drain(deadline=3 * PATIENCE, stop=True)
+    phase_is(engine, Phase.EXITING)
+    assert engine.drain_progress().ended_at == ended_at

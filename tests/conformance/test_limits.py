@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from iocpd.core import By, Engine, Reason, State
+from iocpd.core import By, Engine, Reason, SendQueueFull, State
 from tests.support import PATIENCE, ROOM, WINDOWS, Client, connect, connection_of, eventually, fill, port_of, refused
 
 Start = Callable[..., Engine]
@@ -174,3 +174,13 @@ def test_what_a_client_does_not_take_waits_in_its_queue_and_not_in_the_system(st
         id = connection_of(engine, client).id
         fill(engine, id)
         assert engine.connection(id).bytes_out <= 512 * 1024
+
+
+def test_a_message_of_the_hard_limit_fits_in_an_empty_queue(start: Start) -> None:
+    engine = start("discard", send_soft_bytes=1000, send_hard_bytes=100_000)
+    (client,) = connect(engine, 1)
+    id = connection_of(engine, client).id
+    with pytest.raises(SendQueueFull):
+        engine.send(id, bytes(100_001))
+    engine.send(id, bytes(100_000))
+    assert client.read(100_000) == bytes(100_000)

@@ -7,6 +7,7 @@
 #include "world.h"
 
 #include "port_linux.h"
+#include "python_thread.h"
 
 #include <stdio.h>
 
@@ -33,7 +34,8 @@ static uint32_t early_count;
 
 static struct waiting {
     uint32_t backlog_turns, fanout_turns, leaving_turns; /* that a worker went to wait with something left: at all, of the same */
-    const void *fanout, *leaving;
+    const void *fanout, *leaving, *replies;
+    uint32_t replies_at;
 } waiting[WORKERS_MAX];
 
 static int64_t attention_ns[WORKERS_MAX]; /* since when a sleeping worker has been asked for attention; 0: it is not */
@@ -257,7 +259,7 @@ static void queue_check(const struct connection *connection) {
                  (unsigned long long)connection->pending_bytes, (unsigned long long)bytes, connection->pieces,
                  (unsigned long long)pieces);
     const struct listener *listener = &worker->engine->listeners[connection->listener];
-    uint64_t most = limits.largest.send_hard_bytes;
+    uint64_t most = limits.largest.send_hard_bytes + PIECE_OVERHEAD; /* that of the last piece is not asked for */
     if (listener->config.service == IOCPD_ECHO) {
         uint64_t unlimited = limits.largest.send_soft_bytes + (uint64_t)LOSSES * (worker->pool.buffer_bytes + 1000);
         most = (most > unlimited ? most : unlimited) + connection->pieces * PIECE_OVERHEAD;
@@ -368,11 +370,18 @@ static void services_check(struct iocpd_engine *engine) {
     }
 }
 
-/* What waits at a worker is far less here than one turn does, but while connections end. */
+/* What waits at a worker is far less here than one turn does, but while connections end, and but for a service's answers: of them
+ * some more are done in each turn. */
 static void waiting_check(const struct worker *worker) {
     struct waiting *waits = &waiting[worker->number];
     const void *fanout = worker->fanouts.first, *leaving = worker->leaving.first;
-    if (!worker->backlog) waits->backlog_turns = 0;
+    const struct message *message = worker->backlog;
+    const struct replies *replies = message && message->kind == MESSAGE_REPLIES ? (const struct replies *)message : NULL;
+    uint32_t replies_at = replies ? replies->at : 0;
+    bool answers = replies_at > (replies == waits->replies ? waits->replies_at : 0);
+    waits->replies = replies;
+    waits->replies_at = replies_at;
+    if (!message || answers) waits->backlog_turns = 0;
     else if (worker->closing_count == 0) waits->backlog_turns++;
     waits->fanout_turns = fanout && fanout == waits->fanout ? waits->fanout_turns + 1 : 0;
     waits->fanout = fanout;

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from iocpd.core import ConfigurationError, EngineConfig, EngineError, ListenerConfig
+from iocpd.core import ConfigurationError, EngineConfig, EngineError, LengthPrefixed, ListenerConfig
 
 
 @pytest.mark.parametrize(
@@ -151,3 +151,17 @@ def test_balancers_are_given_as_text_or_as_networks() -> None:
     for wrong in ("10.0.0.0/8", [10], None, [True]):
         with pytest.raises(ConfigurationError, match="proxy_protocol_from"):
             ListenerConfig(proxy_protocol_from=wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("service", ["relay", "relay_group"])
+def test_a_relay_can_send_on_the_largest_message(service: str) -> None:
+    listener = ListenerConfig(service=service, framing=LengthPrefixed(2, max_bytes=1000))
+    limits = {"listeners": [ListenerConfig(port=1), listener], "receive_buffer_bytes": 512, "send_soft_bytes": 1}
+    assert EngineConfig(send_hard_bytes=1514, **limits).send_hard_bytes == 1514
+    with pytest.raises(ConfigurationError) as caught:
+        EngineConfig(send_hard_bytes=1513, **limits)
+    assert caught.value.field == "send_hard_bytes"
+    assert f"at least 1514 for {listener}" in str(caught.value)
+    assert EngineConfig(listeners=[ListenerConfig(service=service)], send_soft_bytes=1, send_hard_bytes=4096)
+    with pytest.raises(ConfigurationError, match="at least 4096"):
+        EngineConfig(listeners=[ListenerConfig(service=service)], send_soft_bytes=1, send_hard_bytes=4095)

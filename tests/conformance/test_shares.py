@@ -1,0 +1,41 @@
+"""What one turn of a worker does at most, so that those who are ready do not wait: told by its count of turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from iocpd.core import Engine, Lines, ListenerConfig, Service, ServiceConnection
+from tests.support import connect, eventually
+
+Start = Callable[..., Engine]
+
+MESSAGES_PER_TURN = 32  # worker.c
+
+
+def turns(engine: Engine) -> int:
+    return sum(stats.turns for stats in engine.worker_stats())
+
+
+def test_the_answers_of_a_service_have_a_share_of_each_turn(start: Start) -> None:
+    members: list[ServiceConnection] = []
+    rounds = 40
+
+    class Bell(Service):
+        framing = Lines()
+
+        def on_open(self, connection: ServiceConnection) -> None:
+            members.append(connection)
+
+        def on_message(self, connection: ServiceConnection, message: bytes) -> None:
+            for _ in range(rounds):
+                for member in members:
+                    member.send(message)
+
+    engine = start(ListenerConfig(port=0, service=Bell), workers=1)
+    clients = connect(engine, 100)
+    eventually(lambda: len(members) == len(clients))
+    before = turns(engine)
+    clients[0].send(b"ding\n")
+    for client in clients:
+        assert client.read(5 * rounds) == b"ding\n" * rounds
+    assert turns(engine) - before >= rounds * len(clients) / MESSAGES_PER_TURN
