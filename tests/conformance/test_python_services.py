@@ -6,6 +6,8 @@ import asyncio
 import logging
 import os
 import random
+import selectors
+import socket
 import threading
 import time
 from collections import Counter
@@ -30,7 +32,7 @@ from iocpd.core import (
     _service_threads,
 )
 from iocpd.core._native import lib
-from tests.support import PATIENCE, ROOM, Client, connect, connection_of, eventually, exchange, port_of
+from tests.support import PATIENCE, ROOM, WINDOWS, Client, connect, connection_of, eventually, exchange, port_of
 
 Start = Callable[..., Engine]
 
@@ -492,6 +494,14 @@ class Gate(Service):
         connection.send(message)
 
 
+def resident_bytes() -> int:
+    """This process's memory, the engine's with it. 0 where it says nothing: a sanitizer keeps what is freed."""
+    if WINDOWS or "LD_PRELOAD" in os.environ:
+        return 0
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 @pytest.fixture
 def gate() -> Any:
     Gate.open = threading.Event()
@@ -524,6 +534,86 @@ def test_a_slow_service_makes_its_clients_wait_and_loses_nothing(start: Start, g
     assert results == data
     eventually(lambda: stats(engine).waiting_bytes == 0)
     assert stats(engine).paused == 0
+
+
+class Patient(Gate):
+    """Handles nothing until it is let, and then looks whether all comes in order; keeps nothing."""
+
+    next: ClassVar[dict[int, int]]
+
+    def on_message(self, connection: ServiceConnection, message: bytes) -> None:
+        self.open.wait(60)
+        if int(message) == self.next.get(connection.id, 0):
+            self.next[connection.id] = int(message) + 1
+
+
+@pytest.fixture
+def patient() -> Any:
+    Patient.open, Patient.next = threading.Event(), {}
+    yield Patient
+    Patient.open.set()
+
+
+class Flood:
+    """What clients send who never wait of themselves: each the same, numbered lines of 1 KiB."""
+
+    def __init__(self, clients: list[Client], lines: int) -> None:
+        self._data = memoryview(b"".join(b"%01023d\n" % number for number in range(lines)))
+        self._sent = dict.fromkeys(clients, 0)
+        self._selector = selectors.DefaultSelector()
+        for client in clients:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            client.socket.setblocking(False)
+            self._selector.register(client.socket, selectors.EVENT_WRITE, client)
+
+    @property
+    def sent(self) -> int:
+        return sum(self._sent.values())
+
+    def flow(self, look: Callable[[], None]) -> bool:
+        """Until all is sent, or nobody could send anything for a second. `look` is called all the time."""
+        while ready := self._selector.select(1.0):
+            for key, _ in ready:
+                at = self._sent[key.data]
+                self._sent[key.data] += key.data.socket.send(self._data[at : at + (1 << 16)])
+                if self._sent[key.data] == len(self._data):
+                    self._selector.unregister(key.data.socket)
+            look()
+            if not self._selector.get_map():
+                self._selector.close()
+                return True
+        return False
+
+
+def test_a_flood_through_a_slow_service_takes_no_more_memory_than_its_bounds(
+    start: Start, patient: type[Patient]
+) -> None:
+    bound, count, lines = 256 * 1024, 20, 4096
+    engine = start(python(patient, inbox_bytes=bound), receive_buffers=256, receive_buffer_bytes=1024)
+    clients = connect(engine, count)
+    flood = Flood(clients, lines)
+    before, waiting, resident = resident_bytes(), 0, 0
+
+    def look() -> None:
+        nonlocal waiting, resident
+        waiting, resident = max(waiting, stats(engine).waiting_bytes), max(resident, resident_bytes())
+
+    def check() -> None:
+        look()
+        assert resident < before + (8 << 20), "the flood is ten times as much"
+        # What a receive brings is taken in whole, and a receive that is cancelled may still bring some.
+        assert waiting < 2 * bound + count * 64 * 1024
+
+    all_sent = flood.flow(look)
+    check()
+    assert not all_sent
+    patient.open.set()
+    assert flood.flow(look)
+    eventually(lambda: patient.next == {row.id: lines for row in engine.connections().items})
+    check()
+    assert flood.sent == count * lines * 1024
+    for client in clients:
+        client.close()
 
 
 def test_who_goes_while_it_waits_for_the_service_is_no_longer_counted(start: Start, gate: type[Gate]) -> None:
