@@ -35,7 +35,7 @@ from iocpd.api.keys import KeyFileError
 from iocpd.api.metrics.requests import RequestMetrics
 from iocpd.api.node.reload import reload
 from iocpd.api.node.service import describe_reload, drain
-from iocpd.api.node.watch import watch_addresses
+from iocpd.api.node.watch import watch
 from iocpd.api.settings import HttpAddress, Settings, SettingsError, is_loopback, read_again
 from iocpd.api.state_lock import StateInUse, sole_user
 from iocpd.api.supervisor import Supervisor
@@ -140,7 +140,7 @@ class _Service:
         self._note("start", f"process {os.getpid()}", detail=f"iocpd {version()}, {self._engine.info().backend}")
         server = HttpServer(self._app, self._context.settings, self._metrics)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        watching = asyncio.create_task(watch_addresses(self._engine))
+        watching = asyncio.create_task(watch(self._engine))
         following = asyncio.create_task(self._context.bans.follow_clock())
         retrying = asyncio.create_task(self._retry_audit())
         if await _happens(server.ready, unless=serving):

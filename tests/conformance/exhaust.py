@@ -92,7 +92,8 @@ class Reader(Client):
         with contextlib.suppress(OSError):
             while self.whole and len(got) < len(data) and (piece := self.socket.recv(len(data) - len(got))):
                 got += piece
-        assert data.startswith(got), f"{bytes(got)!r} is not the beginning of {data!r}"
+        at = next((at for at, pair in enumerate(zip(got, data, strict=False)) if pair[0] != pair[1]), len(got))
+        assert at == len(got), f"after {at} bytes came {bytes(got[at : at + 40])!r}, not {data[at : at + 40]!r}"
         self.whole = len(got) == len(data)
 
 

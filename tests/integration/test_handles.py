@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -121,3 +122,43 @@ def test_who_comes_while_there_are_no_handles_waits_for_them_and_the_log_says_it
     assert [answer.status_code for answer in answers] == [200] * 3
     (line,) = server.log().splitlines()
     assert json.loads(line)["reason"] == WHY
+
+
+def test_clients_of_the_service_who_come_while_there_are_no_handles_are_told_of_and_served_later(serve: Serve) -> None:
+    server = serve(http_keep_alive="300s")
+    here = server.connect(3)
+    handles = Handles(server)
+
+    def counted() -> tuple[int, int]:
+        (listener,) = server.get("/v1/listeners")["items"]
+        return listener["accepted"], listener["accept_errors"]
+
+    def accepted_all_that_it_can() -> int:
+        """So many, once it has tried again some times and has got no handle."""
+        before, errors = counted()
+        eventually(lambda: counted()[1] >= errors + 3)
+        return before if counted()[0] == before else 0
+
+    handles.take_away()
+    come = [Client(server.port) for _ in range(40)]  # an accept that io_uring has may still bring one: 32 at most
+    accepted = eventually(accepted_all_that_it_can)
+    served, waiting = here + come[: accepted - len(here)], come[accepted - len(here) :]
+    assert len(waiting) >= 8
+    assert all(client.echoes(b"still here") for client in served)
+    eventually(lambda: "accepts fail" in server.log())
+    errors = counted()[1]
+    metrics = re.findall(r"^iocpd_accept_errors_total{.*} (\S+)$", server.http.get("/metrics").text, re.MULTILINE)
+    assert [float(value) >= errors for value in metrics] == [True]
+
+    here[0].close()  # somebody leaves, and the one who has waited longest has his handle
+    served.remove(here[0])
+    assert waiting[0].echoes(b"at last")
+    handles.give_back()
+    assert all(client.echoes(b"all of us") for client in waiting)
+    assert all(client.echoes(b"still here") for client in served)
+    assert counted()[0] == accepted + len(waiting)
+    (line,) = map(json.loads, server.log().splitlines())
+    assert (line["listener"], line["level"]) == (f"127.0.0.1:{server.port}", "error")
+    assert 0 < line["failed"] <= errors
+    for client in served + waiting:
+        client.close()
