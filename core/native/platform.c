@@ -324,7 +324,7 @@ static int socket_own_port(socket_t handle) {
 /* Windows holds 200 at most unless it is asked in this form, which is for more (listen: SOMAXCONN_HINT), and refuses the rest. */
 static int backlog_of(int backlog) {
 #ifdef _WIN32
-    return backlog > 200 ? SOMAXCONN_HINT(backlog) : backlog;
+    return backlog > 200 ? -backlog : backlog; /* SOMAXCONN_HINT, which older headers lack */
 #else
     return backlog;
 #endif

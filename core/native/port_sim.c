@@ -7,6 +7,8 @@
  *    the same. Then the list of its slices is poisoned, since it is the engine's again and nobody may read it.
  *  - The port_operation of whatever it has is marked when it begins, looked at and poisoned when it ends.
  *  - A receive delivers what the client wrote in pieces of any size, and stays armed.
+ *  - Every call that can fail and every operation that can end with an error does so with any of the drivers' catalogues, that of
+ *    a cancel that nobody asked for among them. What a send says to have sent before its error has gone out.
  *  - What is ready is told of in any order, but not put off for ever: after FAIR_TURNS it comes before what is newer.
  *  - A cancel asks. What was asked may still deliver bytes, or have been through already; it ends in SIM_NEVER_LATER_NS.
  *  - Handles are numbers that are never given twice, so closing one twice, or using one that is closed, is seen at once.
@@ -33,7 +35,8 @@ struct sim_port {
     struct sim_port *next;
     bool woken, asleep;
     uint32_t exits;
-    int64_t wake_ns; /* when a late wake is there */
+    int64_t wake_ns, exits_ns; /* when a late wake is there, and a late exit */
+    int64_t until_ns;          /* it waits so long */
     int64_t returned_ns;
 };
 
@@ -41,10 +44,19 @@ static struct sim_port *ports;
 
 static struct sim_port *sim_port(const struct port *port) { return (struct sim_port *)(uintptr_t)port; }
 
-static int32_t any_error(void) {
+/* Some of each kind that a driver tells apart. */
+int32_t sim_error(void) {
     static const int32_t errors[] = {ECONNRESET, ECONNABORTED, EPIPE,  ETIMEDOUT, EHOSTUNREACH, ENETUNREACH,
-                                     ENOBUFS,    ENOMEM,       ENFILE, EIO,       EBADMSG,      EINVAL};
+                                     ENOBUFS,    ENOMEM,       EMFILE, ENFILE,    ENOSPC,       EIO,
+                                     EBADMSG,    EINVAL,       EPERM,  EPROTO,    ECANCELED};
     return errors[sim_random(sizeof errors / sizeof *errors)];
+}
+
+/* One operation ends with any error. The connection breaks with it, or is whole and the next operation finds nothing wrong. */
+static int32_t operation_error(struct sim_stream *stream) {
+    int32_t error = sim_error();
+    if (error != ECANCELED && sim_random(2)) sim_network_breaks(stream, error);
+    return error;
 }
 
 void sim_ports_reset(void) { ports = NULL; }
@@ -53,7 +65,7 @@ void sim_ports_reset(void) { ports = NULL; }
 
 static int sim_port_probe(const char **step) {
     *step = "the simulated kernel";
-    return sim_fault(FAULT_START, 50) ? ENOSYS : 0;
+    return sim_fault(FAULT_START, 50) ? sim_error() : 0;
 }
 
 static int sim_port_open(struct port **out, const struct port_options *options, const char **step) {
@@ -63,7 +75,7 @@ static int sim_port_open(struct port **out, const struct port_options *options, 
     *step = "the simulated kernel";
     if (sim_fault(FAULT_START, 20)) {
         memory_free(port);
-        return EMFILE;
+        return sim_error();
     }
     port->base.driver = &port_sim;
     port->base.owner = platform_thread_id();
@@ -89,9 +101,7 @@ static int sim_port_attach(struct port *base, struct port_socket *socket) {
     stream->socket = socket;
     stream->port = sim_port(base);
     oracle_attached(stream);
-    if (!sim_fault(FAULT_SUBMIT, 60)) return 0;
-    oracle_error(stream, ENOMEM);
-    return ENOMEM;
+    return sim_fault(FAULT_SUBMIT, 60) ? oracle_not_begun(stream, sim_error()) : 0;
 }
 
 static void sim_port_release(struct port *base, struct port_socket *socket) {
@@ -127,10 +137,9 @@ static void operation_end(struct port *base, struct port_operation *operation, u
 
 /* ---- submits and cancels ---------------------------------------------------------------------------------------------------------- */
 
-static bool refused(struct sim_stream *stream) {
-    if (!sim_fault(FAULT_SUBMIT, 200)) return false;
-    if (stream) oracle_error(stream, ENOMEM);
-    return true;
+/* 0, or why the operation is not begun. */
+static int32_t refused(struct sim_stream *stream) {
+    return sim_fault(FAULT_SUBMIT, 200) ? oracle_not_begun(stream, sim_error()) : 0;
 }
 
 static int sim_port_accept(struct port *base, struct port_listener *listener) {
@@ -138,8 +147,8 @@ static int sim_port_accept(struct port *base, struct port_listener *listener) {
     struct sim_listener *kernel = sim_listener_of(listener->handle);
     if (!kernel || !kernel->open) sim_fail("an accept on handle %d, which does not listen", (int)listener->handle);
     if (sim_fault(FAULT_SUBMIT, 20)) {
-        oracle_accept_error(kernel->number, ENOMEM);
-        return ENOMEM;
+        oracle_accept_not_begun(kernel->number);
+        return sim_error();
     }
     operation_begin(base, &listener->accept, OPERATION_ACCEPT);
     kernel->listener = listener;
@@ -161,7 +170,8 @@ static void sim_port_accept_cancel(struct port *base, struct port_listener *list
 static int sim_port_receive(struct port *base, struct port_socket *socket) {
     port_assert_owner(base);
     struct sim_stream *stream = sim_open_stream(socket->handle, "receive");
-    if (refused(stream)) return ENOMEM;
+    int32_t error = refused(stream);
+    if (error) return error;
     operation_begin(base, &socket->receive, OPERATION_RECEIVE);
     stream->receive.cancelled = false;
     stream->receive.due_ns = sim_later();
@@ -224,14 +234,16 @@ static bool send_step(struct sim_stream *stream) {
         sim_fail("connection %u: the memory of its send has changed while the kernel had it", stream->number);
     int32_t error = sim_stream_error(stream);
     uint32_t bytes = slices_bytes(stream->socket), room = stream->window - stream->in_window;
-    if (!error && sim_fault(FAULT_ERRORS, 150)) sim_network_breaks(stream, error = any_error());
+    bool unasked = !error && sim_fault(FAULT_ERRORS, 150);
+    if (bytes > room) bytes = room;
+    if (bytes > 1 && sim_fault(FAULT_SHORT, 3)) bytes = 1 + (uint32_t)sim_random(bytes);
+    if (unasked && bytes && sim_random(2)) send_take(stream, bytes); /* a part may have gone out before it */
+    if (unasked) error = operation_error(stream);
     if (error) {
         oracle_error(stream, error);
         send_finish(stream, error);
         return true;
     }
-    if (bytes > room) bytes = room;
-    if (bytes > 1 && sim_fault(FAULT_SHORT, 3)) bytes = 1 + (uint32_t)sim_random(bytes);
     if (stream->send.cancelled) {
         bool loses = bytes && sim_fault(FAULT_CANCEL, 2);
         if (loses) send_take(stream, bytes);
@@ -250,7 +262,8 @@ static int sim_port_send(struct port *base, struct port_socket *socket) {
     if (stream->server_ended) sim_fail("connection %u: a send behind the end of the stream", stream->number);
     if (socket->slice_count == 0 || socket->slice_count > PORT_SLICES_MAX || slices_bytes(socket) == 0)
         sim_fail("connection %u: a send of %u slices, %u bytes", stream->number, socket->slice_count, slices_bytes(socket));
-    if (refused(stream)) return ENOMEM;
+    int32_t error = refused(stream);
+    if (error) return error;
     operation_begin(base, &socket->send, OPERATION_SEND);
     stream->send.done = stream->send.cancelled = false;
     stream->send.bytes = stream->send.turns = 0;
@@ -277,7 +290,7 @@ static bool receive_event(struct sim_port *port, struct sim_stream *stream, stru
     *event = (struct port_event){.kind = PORT_RECEIVED, .socket = stream->socket};
     int32_t error = stream->unread_bytes ? stream->broken : sim_stream_error(stream);
     bool cancelled = stream->receive.cancelled && !sim_fault(FAULT_CANCEL, 3);
-    if (!error && !cancelled && sim_fault(FAULT_ERRORS, 300)) sim_network_breaks(stream, error = any_error());
+    if (!error && !cancelled && sim_fault(FAULT_ERRORS, 300)) error = operation_error(stream);
     if (cancelled) error = ECANCELED;
     else if (error) oracle_error(stream, error);
     if (!error && stream->unread_bytes) {
@@ -341,7 +354,7 @@ static bool accept_event(struct sim_port *port, struct sim_listener *listener, s
     bool unasked = !listener->cancelled && sim_fault(FAULT_HANDLES, 400);
     if (unasked || (listener->cancelled && !(listener->waiting && sim_fault(FAULT_CANCEL, 2)))) {
         event->final = true;
-        event->os_error = unasked ? EINVAL : ECANCELED;
+        event->os_error = unasked ? sim_error() : ECANCELED;
         event->error = linux_port_error(event->os_error);
         if (unasked) oracle_accept_error(listener->number, event->os_error);
         listener->listener = NULL;
@@ -349,23 +362,16 @@ static bool accept_event(struct sim_port *port, struct sim_listener *listener, s
         return true;
     }
     if (!listener->waiting) return false;
-    if (sim_fault(FAULT_HANDLES, 30)) {
-        event->os_error = sim_random(2) ? EMFILE : ENOBUFS;
+    bool fails = sim_fault(FAULT_HANDLES, 30), gone = !fails && listener->backlog[0]->client_reset && sim_random(2);
+    if (fails || gone) {
+        event->os_error = gone ? ECONNABORTED : sim_error();
         event->error = linux_port_error(event->os_error);
-        listener->retry_ns = sim_now_ns() + ACCEPT_RETRY_NS;
         oracle_accept_error(listener->number, event->os_error);
+        if (event->error == PORT_NO_RESOURCES) listener->retry_ns = sim_now_ns() + ACCEPT_RETRY_NS;
+        else if (gone || sim_random(2)) sim_backlog_lose(listener); /* the call has taken the client off, and he is lost */
         return true;
     }
-    struct sim_stream *stream = listener->backlog[0];
-    listener->waiting--;
-    memmove(listener->backlog, listener->backlog + 1, listener->waiting * sizeof stream);
-    if (stream->client_reset && sim_random(2)) {
-        stream->state = STREAM_CLOSED;
-        event->os_error = ECONNABORTED;
-        event->error = PORT_RESET;
-        oracle_accept_error(listener->number, event->os_error);
-        return true;
-    }
+    struct sim_stream *stream = sim_backlog_take(listener);
     event->accepted = sim_handle_give(stream);
     event->peer = stream->peer;
     event->local = stream->local;
@@ -393,7 +399,7 @@ static bool accept_ready(const struct sim_listener *listener) {
 
 static bool port_ready(const void *what) {
     const struct sim_port *port = what;
-    if (port->exits || (port->woken && port->wake_ns <= sim_now_ns())) return true;
+    if ((port->exits && port->exits_ns <= sim_now_ns()) || (port->woken && port->wake_ns <= sim_now_ns())) return true;
     for (uint32_t i = 0; i < sim_listener_count(); i++)
         if (sim_listener_at(i)->port == port && accept_ready(sim_listener_at(i))) return true;
     for (uint32_t i = 0; i < sim_stream_count(); i++) {
@@ -405,6 +411,13 @@ static bool port_ready(const void *what) {
             return true;
     }
     return false;
+}
+
+/* Something is there, or was posted and will be before the wait is over, which is then shorter. */
+static bool port_stirs(const void *what) {
+    const struct sim_port *port = what;
+    return port_ready(port) || (port->woken && port->wake_ns < port->until_ns) ||
+           (port->exits && port->exits_ns < port->until_ns);
 }
 
 bool sim_busy(void) {
@@ -479,7 +492,7 @@ static uint32_t deliver(struct sim_port *port, struct port_event *events, uint32
         port->woken = false;
         events[count++] = (struct port_event){.kind = PORT_WOKEN, .final = true};
     }
-    for (; port->exits && count < capacity; port->exits--)
+    for (; port->exits && port->exits_ns <= sim_now_ns() && count < capacity; port->exits--)
         events[count++] = (struct port_event){.kind = PORT_EXIT, .final = true};
     for (uint32_t i = 0; i < ready_count && count < capacity; i++) {
         bool old = *turns_of(ready[i]) >= FAIR_TURNS;
@@ -497,6 +510,7 @@ static uint32_t deliver(struct sim_port *port, struct port_event *events, uint32
 static int64_t next_due(const struct sim_port *port) {
     int64_t next = INT64_MAX, now = sim_now_ns();
     if (port->woken && port->wake_ns < next) next = port->wake_ns;
+    if (port->exits && port->exits_ns < next) next = port->exits_ns;
     for (uint32_t i = 0; i < sim_listener_count(); i++)
         if (sim_listener_at(i)->port == port && sim_listener_at(i)->retry_ns > now && sim_listener_at(i)->retry_ns < next)
             next = sim_listener_at(i)->retry_ns;
@@ -523,7 +537,8 @@ static uint32_t sim_port_wait(struct port *base, struct port_event *events, uint
     while (!count && !spurious && sim_now_ns() < until) {
         int64_t due = next_due(port);
         port->asleep = true;
-        sim_wait(port_ready, port, due < until ? due : until);
+        port->until_ns = due < until ? due : until;
+        sim_wait(port_stirs, port, port->until_ns);
         port->asleep = false;
         count = deliver(port, events, capacity);
     }
@@ -537,11 +552,12 @@ static uint32_t sim_port_wait(struct port *base, struct port_event *events, uint
 static void sim_port_post(struct port *base, enum port_post what) {
     struct sim_port *port = sim_port(base);
     u64_bump(&base->counters.wakes, 1);
+    int64_t at = sim_now_ns() + (sim_fault(FAULT_LATE_WAKE, 10) ? (int64_t)sim_random(SIM_NEVER_LATER_NS) : 0);
     if (what == POST_EXIT) {
         port->exits++;
+        port->exits_ns = at;
         return;
     }
-    int64_t at = sim_now_ns() + (sim_fault(FAULT_LATE_WAKE, 10) ? (int64_t)sim_random(SIM_NEVER_LATER_NS) : 0);
     if (!port->woken || at < port->wake_ns) port->wake_ns = at;
     port->woken = true;
 }

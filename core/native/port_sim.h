@@ -23,17 +23,17 @@ enum sim_fault {
     FAULT_DELAY = 1,      /* completions come late and in any order */
     FAULT_SHORT = 2,      /* sends and receives of less than would have been possible */
     FAULT_ERRORS = 4,     /* an operation ends with any error of the drivers' catalogues */
-    FAULT_SUBMIT = 8,     /* a submit says no */
+    FAULT_SUBMIT = 8,     /* a submit or an attach says no, likewise */
     FAULT_CANCEL = 16,    /* a cancel loses its race, or wins it after a part has gone out */
     FAULT_STARVE = 32,    /* no receive buffer although there are some */
-    FAULT_HANDLES = 64,   /* no handle at accept; clients that have gone; accepts that end unasked */
+    FAULT_HANDLES = 64,   /* accepts that bring an error instead of a handle; accepts that end unasked */
     FAULT_MEMORY = 128,   /* no memory at any allocation */
     FAULT_SPURIOUS = 256, /* wakes for nothing */
     FAULT_CLOCK = 512,    /* the clock jumps within a wait */
     FAULT_PREEMPT = 1024, /* threads change between any two atomic operations */
     FAULT_LATE_WAKE = 2048,
-    FAULT_SYSTEM = 4096, /* other calls of the system: shutdown, listen, events, threads */
-    FAULT_START = 8192,  /* memory and system already at the start */
+    FAULT_SYSTEM = 4096, /* other calls of the system: shutdown, bind and listen, getsockname */
+    FAULT_START = 8192,  /* memory and system already at the start: also a port, events, threads */
     FAULT_PROXY = 16384, /* some clients must begin with a PROXY header, which may be late, wrong or cut off */
     FAULT_ALL = 32767,
 };
@@ -103,11 +103,16 @@ uint32_t sim_listener_count(void);
 socket_t sim_handle_give(struct sim_stream *stream);
 void sim_stream_close(struct sim_stream *stream);
 void sim_network_breaks(struct sim_stream *stream, int32_t os_error);
+/* The first that waits there, who is not there any more. */
+struct sim_stream *sim_backlog_take(struct sim_listener *listener);
+void sim_backlog_lose(struct sim_listener *listener); /* likewise, and he is reset */
 /* What the next operation finds; 0: the connection is whole. */
 int32_t sim_stream_error(const struct sim_stream *stream);
 /* When it may go on at the earliest. */
 int64_t sim_later(void);
 void sim_ports_reset(void);
+/* What a call that fails may say: any number of the drivers' catalogues. */
+int32_t sim_error(void);
 
 /* ---- the clients' side ------------------------------------------------------------------------------------------------- */
 
@@ -152,11 +157,13 @@ void oracle_settled(const struct port *port, int64_t timeout_ns);
 void oracle_attached(struct sim_stream *stream); /* a connection is in its slot */
 void oracle_released(struct sim_stream *stream); /* its end: its fields are still those of the connection */
 void oracle_sent(struct sim_stream *stream, const uint8_t *data, uint32_t bytes); /* the kernel has taken these */
-void oracle_received(struct sim_stream *stream, uint32_t bytes);     /* the engine is about to get these, behind the header */
-void oracle_send_ended(struct sim_stream *stream, int32_t os_error); /* and about to be told so */
-void oracle_accept_error(uint32_t listener, int32_t os_error);       /* an accept that brings no handle */
+void oracle_received(struct sim_stream *stream, uint32_t bytes);       /* the engine is about to get these, behind the header */
+void oracle_send_ended(struct sim_stream *stream, int32_t os_error);   /* and about to be told so */
+int32_t oracle_not_begun(struct sim_stream *stream, int32_t os_error); /* an attach or a submit says this; gives it back */
+void oracle_accept_not_begun(uint32_t listener);
+void oracle_accept_error(uint32_t listener, int32_t os_error); /* an accept that brings no handle */
 /* Something that is ready was not told of for so many turns of its worker. NULL: a listener's accept. */
-void oracle_not_served(const struct sim_stream *stream, uint32_t turns);
+void oracle_not_served(struct sim_stream *stream, uint32_t turns);
 void oracle_accepted(struct sim_stream *stream);                /* handed to the engine */
 void oracle_refused(struct sim_stream *stream);                 /* the engine closed it without taking it over */
 void oracle_resets(struct sim_stream *stream);                  /* it will be closed with a reset */

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
+from hypothesis import settings
 from hypothesis.stateful import consumes, multiple, rule, run_state_machine_as_test
 
 from iocpd.api.keys import add_key
 from tests.integration.conftest import Serve
-from tests.integration.server import Server
+from tests.integration.server import BACKENDS, Server
 from tests.machine import DATA, MANY, Face, Machine, Member
 from tests.support import Client, eventually
+
+SHARE = settings(MANY, max_examples=max(1, MANY.max_examples // len(BACKENDS)))
+"""Of the examples, for each backend."""
 
 WORDS = {404: "unknown", 409: "conflict", 410: "ended", 422: "invalid"}
 
@@ -182,12 +185,6 @@ class HttpMachine(Machine):
         assert word(self.http.delete(f"/v1/keys/{name}")) == "unknown"
 
 
-@pytest.fixture
-def backend() -> str:
-    """The engine has a test like this on each."""
-    return "auto"
-
-
 def test_the_api_does_what_the_model_says(serve: Serve, tmp_path: Path) -> None:
     keys = tmp_path / "keys.json"
     server = serve(workers=2, closed_capacity=10_000, keys_file=keys, key=add_key(keys, "admin", role="admin"))
@@ -197,4 +194,4 @@ def test_the_api_does_what_the_model_says(serve: Serve, tmp_path: Path) -> None:
             def open(self) -> Face:
                 return HttpFace(server, pool)
 
-        run_state_machine_as_test(Service, settings=MANY)
+        run_state_machine_as_test(Service, settings=SHARE)

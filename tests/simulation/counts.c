@@ -10,9 +10,12 @@ static struct {
 
 void counts_reset(void) { memset(failed, 0, sizeof failed); }
 
+void oracle_accept_not_begun(uint32_t listener) { failed[listener].errors++; }
+
 void oracle_accept_error(uint32_t listener, int32_t os_error) {
-    if (linux_port_error(os_error) == PORT_RESET) failed[listener].gone++;
-    else failed[listener].errors++;
+    enum port_error error = linux_port_error(os_error);
+    if (error == PORT_RESET) failed[listener].gone++;
+    else if (error != PORT_CANCELLED) failed[listener].errors++;
 }
 
 static bool is_framed(const struct witness *witness) { return witness->writer.listener->framing.kind != IOCPD_RAW; }

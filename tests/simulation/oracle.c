@@ -95,6 +95,10 @@ void oracle_attached(struct sim_stream *stream) {
     admission_check(stream);
 }
 
+static void os_error_note(const struct sim_stream *stream, int32_t os_error) {
+    witnesses[stream->number].os_errors[os_error / 64] |= UINT64_C(1) << os_error % 64;
+}
+
 void oracle_error(struct sim_stream *stream, int32_t os_error) {
     static const uint32_t causes[] = {[PORT_OK] = 0,
                                       [PORT_CANCELLED] = 0,
@@ -103,6 +107,13 @@ void oracle_error(struct sim_stream *stream, int32_t os_error) {
                                       [PORT_NO_RESOURCES] = CAUSE_RESOURCES,
                                       [PORT_FAILED] = CAUSE_FAILED};
     witnesses[stream->number].causes |= causes[linux_port_error(os_error)];
+    os_error_note(stream, os_error);
+}
+
+int32_t oracle_not_begun(struct sim_stream *stream, int32_t os_error) {
+    witnesses[stream->number].causes |= CAUSE_NOT_BEGUN;
+    os_error_note(stream, os_error);
+    return os_error;
 }
 
 void oracle_sent(struct sim_stream *stream, const uint8_t *data, uint32_t bytes) {
@@ -129,7 +140,7 @@ static bool reason_is_true(const struct connection *connection, const struct wit
     case IOCPD_IDLE_TIMEOUT: return limits.largest.idle_ms;
     case IOCPD_SLOW_CONSUMER: return causes & CAUSE_SLOW || ended_when_slow;
     case IOCPD_OUT_OF_MEMORY: return causes & CAUSE_RESOURCES || memory_has_failed();
-    case IOCPD_IO_ERROR: return causes & (CAUSE_FAILED | CAUSE_RESOURCES);
+    case IOCPD_IO_ERROR: return causes & (CAUSE_FAILED | CAUSE_NOT_BEGUN);
     case IOCPD_FRAME_TOO_LARGE: return causes & CAUSE_TOO_LARGE;
     case IOCPD_SERVICE_CLOSED: return causes & CAUSE_SERVICE_CLOSE;
     case IOCPD_SERVICE_ERROR: return causes & CAUSE_SERVICE_FAIL;
@@ -141,6 +152,15 @@ static bool reason_is_true(const struct connection *connection, const struct wit
     case IOCPD_ACCEPT_RATE: return true; /* see arrival_may_end */
     default: return false;
     }
+}
+
+/* The system's number is one that it gave for this connection, and there is one where the system has ended it. */
+static void os_error_check(const struct witness *witness, int32_t reason, int32_t os_error) {
+    bool told = os_error > 0 && witness->os_errors[os_error / 64] >> os_error % 64 & 1;
+    bool needed = reason == IOCPD_CLIENT_RESET || reason == IOCPD_CLIENT_TIMED_OUT || reason == IOCPD_IO_ERROR;
+    if (os_error ? !told : needed)
+        sim_fail("connection %u ends as %s with error %d of the system", witness->writer.number, iocpd_reason_name(reason),
+                 os_error);
 }
 
 static bool echoes(const iocpd_listener_config *listener) {
@@ -169,6 +189,7 @@ void oracle_released(struct sim_stream *stream) {
     if (!reason_is_true(connection, witness))
         sim_fail("connection %u ends as %s, which is not true (%x)", stream->number, iocpd_reason_name(witness->reason),
                  witness->causes);
+    os_error_check(witness, witness->reason, connection->os_error);
     if (connection->bytes_out != stream->sent)
         sim_fail("connection %u: bytes_out is %llu, and %llu were sent", stream->number,
                  (unsigned long long)connection->bytes_out, (unsigned long long)stream->sent);
@@ -391,10 +412,27 @@ static void waiting_check(const struct worker *worker) {
         sim_fail("worker %u: what waits for it is not done for %u turns", worker->number, WAITING_TURNS);
 }
 
-void oracle_not_served(const struct sim_stream *stream, uint32_t turns) {
+/* Who arrives keeps what he has sent behind his header in its buffers until worker 0 has said whether he comes in, and that one
+ * may just be left standing where it is. */
+static bool buffers_wait_for_worker_0(const struct worker *worker) {
+    for (uint32_t i = 0; i < sim_stream_count() && buffer_available(&worker->pool) == 0; i++) {
+        const struct witness *witness = &witnesses[i];
+        if (witness->attached && !witness->released && witness->worker == worker->number && witness->header.behind_count &&
+            connection_of(sim_stream_at(i))->flags & CONNECTION_ENTERING)
+            return true;
+    }
+    return false;
+}
+
+void oracle_not_served(struct sim_stream *stream, uint32_t turns) {
     const struct port_socket *socket = stream ? stream->socket : NULL;
+    bool receives = socket && socket->receive.outstanding && !stream->receive.cancelled;
     /* Without memory for a copy, who does not read keeps his buffers until he is ended as slow. */
-    if (socket && socket->receive.outstanding && !stream->receive.cancelled && memory_has_failed()) return;
+    if (receives && memory_has_failed()) return;
+    if (receives && buffers_wait_for_worker_0(connection_of(stream)->worker)) {
+        stream->receive.turns = 0;
+        return;
+    }
     if (stream) sim_fail("connection %u is ready, and for %u turns of its worker it has not been served", stream->number, turns);
     sim_fail("a client waits to be accepted, and for %u turns it has not been", turns);
 }
@@ -572,6 +610,7 @@ void oracle_closed(const iocpd_closed *rows, uint32_t count) {
         const struct sim_stream *stream = sim_stream_at((uint32_t)(witness - witnesses));
         if (row->connection.reason != witness->reason)
             sim_fail("%llx: its closed record has another reason", (unsigned long long)token);
+        os_error_check(witness, witness->reason, row->os_error);
         if (row->connection.bytes_out != stream->sent || row->connection.bytes_in != witness->counted.bytes ||
             row->connection.messages_in != witness->counted.messages || row->connection.messages_out != witness->messages_out)
             sim_fail("%llx: its closed record has other counts", (unsigned long long)token);

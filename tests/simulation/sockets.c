@@ -132,6 +132,20 @@ void sim_network_breaks(struct sim_stream *stream, int32_t os_error) {
     client_told(stream);
 }
 
+struct sim_stream *sim_backlog_take(struct sim_listener *listener) {
+    struct sim_stream *stream = listener->backlog[0];
+    listener->waiting--;
+    memmove(listener->backlog, listener->backlog + 1, listener->waiting * sizeof stream);
+    return stream;
+}
+
+void sim_backlog_lose(struct sim_listener *listener) {
+    struct sim_stream *stream = sim_backlog_take(listener);
+    stream->state = STREAM_CLOSED;
+    stream->server_reset = true;
+    client_told(stream);
+}
+
 int32_t sim_stream_error(const struct sim_stream *stream) {
     return stream->broken ? stream->broken : stream->client_reset ? ECONNRESET : 0;
 }
@@ -151,7 +165,7 @@ void sim_stream_close(struct sim_stream *stream) {
 
 /* ---- their part of platform.h -------------------------------------------------------------------------------------------------- */
 
-int platform_sockets_begin(void) { return sim_fault(FAULT_START, 100) ? EIO : 0; }
+int platform_sockets_begin(void) { return sim_fault(FAULT_START, 100) ? sim_error() : 0; }
 void platform_sockets_end(void) {}
 int platform_last_error(void) { return EIO; }
 int platform_socket_no_delay(socket_t handle) { return handle == SOCKET_NONE ? EBADF : 0; }
@@ -162,13 +176,7 @@ static void listener_close(struct sim_listener *listener) {
     if (!listener->open) sim_fail("a listener's handle is closed twice");
     if (listener->listener) sim_fail("a listener's handle is closed while the kernel has its accept");
     listener->open = false;
-    for (uint32_t i = 0; i < listener->waiting; i++) {
-        struct sim_stream *stream = listener->backlog[i];
-        stream->state = STREAM_CLOSED;
-        stream->server_reset = true;
-        client_told(stream);
-    }
-    listener->waiting = 0;
+    while (listener->waiting) sim_backlog_lose(listener);
 }
 
 void platform_socket_close(socket_t handle) {
@@ -192,11 +200,10 @@ void platform_socket_reset_on_close(socket_t handle) {
 int platform_socket_shutdown_send(socket_t handle) {
     struct sim_stream *stream = sim_open_stream(handle, "shutdown");
     if (stream->socket->send.outstanding) sim_fail("connection %u: a shutdown while a send is outstanding", stream->number);
-    int32_t error = sim_stream_error(stream) || sim_fault(FAULT_SYSTEM, 30) ? ENOTCONN : 0;
-    if (error && !sim_stream_error(stream)) sim_network_breaks(stream, ECONNRESET);
-    if (error) {
-        oracle_error(stream, ECONNRESET);
-        return error;
+    if (sim_stream_error(stream)) return ENOTCONN;
+    if (sim_fault(FAULT_SYSTEM, 30)) {
+        if (sim_random(2)) sim_network_breaks(stream, ECONNRESET);
+        return sim_error();
     }
     stream->server_ended = true;
     client_told(stream);
@@ -211,9 +218,14 @@ int64_t platform_socket_rtt_us(socket_t handle) {
 int platform_socket_listen(socket_t *out, const struct platform_address *at, int family, uint32_t scope_id, bool dual_stack,
                            int backlog, const char **step) {
     (void)family, (void)scope_id, (void)dual_stack, (void)backlog;
-    *step = "bind";
+    static const char *const steps[] = {"socket", "setsockopt", "bind", "listen"};
+    *step = steps[2];
     if (listening(at->port - PORT_FIRST)) sim_fail("listener %d is bound twice", at->port - PORT_FIRST);
-    if (sim_fault(FAULT_SYSTEM, 10) || listener_count == SIM_LISTENERS_MAX) return EADDRINUSE;
+    if (listener_count == SIM_LISTENERS_MAX) return EADDRINUSE;
+    if (sim_fault(FAULT_SYSTEM, 10)) {
+        *step = steps[sim_random(4)];
+        return sim_random(2) ? EADDRINUSE : sim_error();
+    }
     struct sim_listener *listener = &listeners[listener_count];
     *listener = (struct sim_listener){.open = true, .number = at->port - PORT_FIRST, .at = *at};
     *out = LISTENER_HANDLE + (socket_t)listener_count++;
@@ -221,6 +233,7 @@ int platform_socket_listen(socket_t *out, const struct platform_address *at, int
 }
 
 int platform_socket_local(socket_t handle, struct platform_address *local) {
+    if (sim_fault(FAULT_SYSTEM, 30)) return sim_error();
     *local = sim_listener_of(handle)->at;
     return 0;
 }

@@ -120,7 +120,7 @@ void thread_sleep(int64_t ns) { sim_wait(never, NULL, world.now_ns + ns); }
 
 int platform_thread_start(platform_thread *out, void (*run)(void *), void *argument, const char *name) {
     if (thread_count == THREADS_MAX) sim_fail("too many threads");
-    if (sim_fault(FAULT_START, 30)) return EAGAIN;
+    if (sim_fault(FAULT_START, 30)) return sim_error();
     struct thread *thread = &threads[thread_count];
     void *stack = thread->stack;
     if (!stack) stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -193,7 +193,7 @@ static struct event *event_at(platform_event event) {
 }
 
 int platform_event_open(platform_event *event) {
-    if (sim_fault(FAULT_START, 30)) return EMFILE;
+    if (sim_fault(FAULT_START, 30)) return sim_error();
     int at = 0;
     while (events[at].open) at++;
     events[at] = (struct event){.open = true};

@@ -194,7 +194,7 @@ enum cause {
     CAUSE_SERVICE_CLOSE = 512,
     CAUSE_SERVICE_FAIL = 1024,
     CAUSE_TOO_LARGE = 2048,
-    CAUSE_NO_MEMORY = 4096,
+    CAUSE_NOT_BEGUN = 4096, /* a call said no */
 };
 
 /* Why a client was not let in; the last is not worker 0's alone to say. */
@@ -212,6 +212,7 @@ struct witness {
     uint64_t token; /* 0: the engine has not taken it over */
     uint32_t worker;
     uint32_t causes;
+    uint64_t os_errors[3]; /* those that the engine was told of, a bit for each */
     bool attached, ending, released, refused;
     int32_t reason;
     enum refusal refusal;
