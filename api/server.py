@@ -40,7 +40,7 @@ from iocpd.api.settings import HttpAddress, Settings, SettingsError, is_loopback
 from iocpd.api.state_lock import StateInUse, sole_user
 from iocpd.api.supervisor import Supervisor
 from iocpd.api.version import version
-from iocpd.core import Engine, EngineError, EngineStopped, lower_priority
+from iocpd.core import Engine, EngineError, EngineStopped, ServiceUnusable, lower_priority
 
 # Descriptors for what is neither a client of the service nor one of the API: ports, listeners, files.
 _SPARE_FILES = 128
@@ -61,7 +61,7 @@ class StartFailure(Exception):
 
 
 def serve(settings: Settings) -> int:
-    """Runs until a signal or the API ends it; the exit status. StartFailure."""
+    """Runs until a signal or the API ends it; the exit status. StartFailure; SettingsError for a listener's service."""
     logs.configure(settings.log_level, settings.log_format)
     _give_large_memory_back()
     # As many series again, and nobody reads them.
@@ -126,6 +126,8 @@ class _Service:
         self._take_signals(asyncio.get_running_loop())
         try:
             self._engine.start()
+        except ServiceUnusable as error:
+            raise SettingsError([" ".join(str(error).split())]) from None
         except EngineError as error:
             raise StartFailure(" ".join(str(error).split())) from None
         try:

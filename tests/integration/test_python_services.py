@@ -89,7 +89,7 @@ def test_a_service_from_a_flag_is_told_of_everywhere(serve: Serve) -> None:
 )
 def test_a_service_that_can_not_be_had_ends_the_start_in_one_line(tmp_path: Path, service: str, why: str) -> None:
     done = run(["--tcp", f"127.0.0.1:0/{service}", "--http", "127.0.0.1:0"], tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"iocpd: {service}: ")
     assert why in line
