@@ -182,7 +182,10 @@ class _Service:
         say(f"iocpd {version()}, process {os.getpid()}")
         say(f"backend {info.backend}, {info.workers} workers: {info.backend_reason}")
         for stats in self._engine.listener_stats():
-            say(f"tcp {HttpAddress(stats.host, stats.port)} {stats.service}")
+            # Of services in Python always: who has forgotten it, or slipped, gets pieces of any size.
+            shown = stats.service.startswith("python:") or stats.framing.limit is not None
+            framing = f" {stats.framing}" if shown else ""
+            say(f"tcp {HttpAddress(stats.host, stats.port)} {stats.service}{framing}")
         say(f"at most {self._context.settings.max_connections} TCP connections{self._limit_note}")
         say(f"http http://{self._http} {self._access()}")
         say("ready")

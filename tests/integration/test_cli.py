@@ -389,6 +389,8 @@ def test_node_shows_the_threads_of_a_service_in_python(serve: Serve, tmp_path: P
         with Person(tmp_path / "home", server.leaks, IOCPD_URL=server.url).terminal("node", columns=80) as terminal:
             assert terminal.end() == 0
             lines = [line.split() for line in terminal.text.splitlines()]
+    assert ["lines", "1000"] in [words[-5:-3] for words in lines]
+    assert ["echo", "raw"] in [words[-5:-3] for words in lines]
     place = next(number for number, words in enumerate(lines) if words[:2] == ["LISTENER", "THREAD"])
     threads = sorted(lines[place + 1 : place + 3], key=lambda words: words[2])
     assert [words[2:5] for words in threads] == [["0", "0", "0"], ["1", "2", "2"]]
