@@ -36,7 +36,7 @@ from iocpd.api.metrics.requests import RequestMetrics
 from iocpd.api.node.reload import reload
 from iocpd.api.node.service import describe_reload, drain
 from iocpd.api.node.watch import watch_addresses
-from iocpd.api.settings import HttpAddress, Settings, SettingsError, is_loopback, read_again
+from iocpd.api.settings import HttpAddress, Settings, SettingsError, is_loopback, read_again, unknown_variables
 from iocpd.api.state_lock import StateInUse, sole_user
 from iocpd.api.supervisor import Supervisor
 from iocpd.api.version import version
@@ -63,6 +63,8 @@ class StartFailure(Exception):
 def serve(settings: Settings) -> int:
     """Runs until a signal or the API ends it; the exit status. StartFailure; SettingsError for a listener's service."""
     logs.configure(settings.log_level, settings.log_format)
+    for line in unknown_variables():
+        _log.warning(line)
     _give_large_memory_back()
     # As many series again, and nobody reads them.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]

@@ -634,6 +634,53 @@ def test_doctor_sees_ports_that_are_taken(stranger: Person) -> None:
     assert done.status == 1
     (stop,) = [row for row in map(json.loads, done.lines) if row["verdict"] == "stop"]
     assert stop["check"] == "port"
+    assert "the address is in use: choose another port, or stop the program that listens there" in stop["text"]
+
+
+def findings(done: Done, check: str) -> list[tuple[str, str]]:
+    rows = map(json.loads, done.lines)
+    return [(row["verdict"], row["text"]) for row in rows if row["check"] == check]
+
+
+def test_doctor_loads_the_services_as_serve_would(stranger: Person, tmp_path: Path) -> None:
+    broken = tmp_path / "broken_service.py"
+    broken.write_text("print('not a finding')\nimport no_such_module\n")
+    stranger.variables["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    works, fails = "python:tests.integration.shouting:Shout", "python:broken_service:Mine"
+    done = doctor(stranger, "--tcp", f"127.0.0.1:0/{works}", "--tcp", f"127.0.0.1:0/{fails}", "--http", "127.0.0.1:0")
+    assert done.status == 1
+    (good, why), (bad, reason) = findings(done, "service")
+    assert (good, why) == ("ok", f"{works} can be imported; framing=lines&max_bytes=1000")
+    assert bad == "stop"
+    assert f"No module named 'no_such_module' (in {broken}, line 2)" in reason
+
+
+def test_doctor_looks_at_the_state_directory_of_the_flag(stranger: Person, tmp_path: Path) -> None:
+    done = doctor(stranger, "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--state-dir", str(tmp_path / "chosen"))
+    assert (done.status, findings(done, "state")) == (0, [("ok", f"{tmp_path / 'chosen'} will be made")])
+
+
+def test_doctor_knows_the_service_itself_on_its_ports(server: Server, stranger: Person) -> None:
+    here = ("--tcp", f"127.0.0.1:{server.port}", "--http", server.url.removeprefix("http://"))
+    done = doctor(stranger, *here)
+    process = server.get("/v1/node")["pid"]
+    assert done.status == 0, done
+    for verdict, text in findings(done, "port"):
+        assert verdict == "note"
+        assert text.endswith(f": in use by the iocpd that runs here, process {process}")
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # by another, which the service does not hide
+        done = doctor(stranger, "--tcp", f"127.0.0.1:{taken.getsockname()[1]}", *here[2:])
+    assert done.status == 1
+    assert [verdict for verdict, _ in findings(done, "port")] == ["stop", "note"]
+
+
+def test_doctor_and_serve_warn_of_variables_that_are_no_settings(stranger: Person, serve: Serve) -> None:
+    stranger.variables |= {"IOCPD_PROT": "7000"}
+    assert findings(doctor(stranger), "settings") == [
+        ("warn", "IOCPD_PROT is not a setting and changes nothing; did you mean IOCPD_TCP?")
+    ]
+    log = serve(keys="keys.json").log()
+    assert "IOCPD_KEYS is not a setting and changes nothing; did you mean IOCPD_KEYS_FILE?" in log
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
