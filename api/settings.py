@@ -78,7 +78,7 @@ def _split_list(value: object) -> object:
     if value.lstrip().startswith("["):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass  # an IPv6 address starts with a bracket too
     return [item.strip() for item in value.split(",") if item.strip()]
 
@@ -284,6 +284,8 @@ def _read_config(path: Path) -> str:
         raise SettingsError([f"the settings file {path} is not UTF-8 text"]) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError([f"the settings file {path} is not TOML: {error}"]) from None
+    except RecursionError:
+        raise SettingsError([f"the settings file {path} is nested too deeply"]) from None
     return text
 
 

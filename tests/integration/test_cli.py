@@ -495,6 +495,71 @@ def test_every_verb_has_examples(stranger: Person) -> None:
         assert max(map(len, done.lines)) <= 100, call
 
 
+# --- what nobody should have typed ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32" or bool(OVERRIDE), reason="arguments are Unicode there")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("send", "ID", "TEXT"),
+        ("broadcast", "--all", "TEXT", "--yes"),
+        ("kick", "ID", "--reason", "TEXT"),
+        ("kick", "TEXT"),
+        ("tag", "ID", "k=TEXT"),
+        ("tag", "ID", "--group", "TEXT"),
+        ("ls", "--tag", "k:TEXT"),
+        ("ban", "192.0.2.1", "--reason", "TEXT", "--yes"),
+        ("unban", "TEXT"),
+        ("keys", "add", "TEXT", "--role", "viewer", "--remote"),
+        ("keys", "revoke", "TEXT", "--remote", "--yes"),
+        ("events", "--types", "TEXT"),
+        ("audit", "--actor", "TEXT"),
+        ("drain", "--farewell", "TEXT", "--yes"),
+        ("job", "TEXT"),
+    ],
+)
+def test_text_that_is_not_utf_8_is_refused(server: Server, person: Person, words: tuple[str, ...]) -> None:
+    (peer,) = server.connect()
+    id = server.id_of(peer)
+    done = person.call(*(word.replace("ID", id).replace("TEXT", os.fsdecode(b"caf\xe9")) for word in words))
+    assert (done.status, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert "is not UTF-8" in line
+    assert server.count() == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32" or bool(OVERRIDE), reason="arguments are Unicode there")
+def test_a_file_may_have_a_name_that_is_not_utf_8(server: Server, person: Person, tmp_path: Path) -> None:
+    (peer,) = server.connect()
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    Path(path).write_bytes(b"\xff\x00")
+    assert person.call("send", server.id_of(peer), "--file", path).status == 0
+    assert peer.read(2) == b"\xff\x00"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("events", "--after", "é"), "--after is 'é'"),
+        (("events", "--after", "a\nb"), "--after is"),
+        (("audit", "--since", "0001-01-01"), "--since is '0001-01-01'"),
+        (("ls", "--limit", str(2**70)), "--limit"),
+        (("closed", "--limit", str(2**63)), "--limit"),
+        (("bans", "--limit", "1e30"), "--limit"),
+        (("audit", "--limit", str(2**70)), "--limit"),
+    ],
+)
+def test_a_value_beyond_every_bound_is_wrong_usage(
+    server: Server, person: Person, words: tuple[str, ...], why: str
+) -> None:
+    # West of Greenwich or east of it, one end of the calendar is beyond the other's.
+    done = person.call(*words, variables={"TZ": "Asia/Tokyo"})
+    assert (done.status, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert why in line
+
+
 # --- top --------------------------------------------------------------------------------------------------------------
 
 

@@ -119,6 +119,15 @@ def test_each_wrong_setting_has_a_line(tmp_path: Path) -> None:
     assert "line 3: engine is not a setting" in lines[2]
 
 
+def test_what_is_nested_too_deeply_is_a_wrong_setting(tmp_path: Path) -> None:
+    file = tmp_path / "iocpd.toml"
+    file.write_text("tcp = " + "[" * 100_000)
+    with pytest.raises(SettingsError, match="nested too deeply"):
+        load_settings({}, file)
+    with pytest.raises(SettingsError, match="--tcp"):
+        load_settings({"tcp": "[" * 100_000})
+
+
 def test_a_deadline_before_the_end_of_the_grace_is_refused() -> None:
     with pytest.raises(SettingsError, match="drain_deadline"):
         load_settings({"drain_grace": "1m", "drain_deadline": "30s"})

@@ -20,8 +20,10 @@ from iocpd.api.cli.units import age, clock, count, size
 if TYPE_CHECKING:
     from iocpd.api.client import ClosedConnection, Connection
 
+_MOST = 2**31 - 1  # what every system can count to
+
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="of a connection, as `iocpd ls` shows it")]
-LimitOption = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="no more than so many")]
+LimitOption = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, max=_MOST, help="no more than so many")]
 
 _STATES = {"arriving": "cyan", "open": "green", "draining": "yellow", "closing": "red"}
 
