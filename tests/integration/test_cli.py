@@ -107,6 +107,10 @@ def test_tags_are_set_and_removed(server: Server, person: Person) -> None:
     assert labels() == ({"b": ""}, ["g", "h"])
     person.call("tag", id, "--no-groups")
     assert labels() == ({"b": ""}, [])
+    person.call("tag", id, "region:eu", "c:x=y", "d=x:y", "b-")  # either way, and the first mark counts
+    assert labels() == ({"region": "eu", "c": "x=y", "d": "x:y"}, [])
+    for tag in ("region=eu", "region:eu", "c=x=y", "d:x:y"):
+        assert person.call("ls", "--tag", tag, "--fields", "id").lines == [id]
     for arguments in ((), ("nonsense",), ("a=1", "--no-groups", "--group", "g")):
         assert person.call("tag", id, *arguments).status == 2
 
@@ -115,14 +119,14 @@ def test_tags_are_set_and_removed(server: Server, person: Person) -> None:
 def test_a_table_fits_the_terminal_and_loses_columns_rather_than_lines(server: Server, person: Person) -> None:
     peers = server.connect(2)
     id = server.id_of(peers[0])
-    for columns, there, missing in ((80, "QUEUED", "MSG OUT"), (140, "MSG OUT", "nothing")):
+    told = ["no room for MSG IN, MSG OUT: --fields or --json shows them"]
+    for columns, there, missing, below in ((80, "QUEUED", "MSG OUT", told), (140, "MSG OUT", "nothing", [])):
         with person.terminal("ls", columns=columns) as terminal:
             assert terminal.end() == 0
             lines = terminal.text.splitlines()
         assert there in lines[0]
         assert missing not in lines[0]
-        assert len(lines) == 4
-        assert lines[-1] == "2 connections"
+        assert lines[3:] == ["2 connections", *below]
         assert all(len(line) <= columns for line in lines)
         assert any(line.startswith(id) for line in lines)
 
