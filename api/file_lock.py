@@ -6,6 +6,7 @@ It waits: call it in a thread.
 import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,9 @@ class FileBusy(Exception):
 
 @contextlib.contextmanager
 def exclusively(path: Path) -> Iterator[None]:
-    """Keeps others that call this for the same file out. FileBusy if one holds it for WAIT_SECONDS; OSError."""
+    """Keeps others that call this for the same file out. FileBusy if one holds it for WAIT_SECONDS; OSError, at once
+    where the folder may not be written to.
+    """
     until = time.monotonic() + WAIT_SECONDS
     while (descriptor := _try_lock(path)) is None:
         if time.monotonic() > until:
@@ -39,8 +42,16 @@ if sys.platform == "win32":
         # The system removes it with its last handle, also when the process dies.
         try:
             return os.open(f"{path}.lock", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_TEMPORARY)
-        except (FileExistsError, PermissionError):  # the latter while it is being removed
+        except FileExistsError:
             return None
+        except PermissionError:  # while it is being removed; or nothing may be made here, and waiting won't help
+            _try_folder(path)
+            return None
+
+    def _try_folder(path: Path) -> None:
+        """PermissionError if no file may be made beside this one."""
+        probe = f"{path}.{os.getpid()}-{threading.get_ident()}.probe"
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_TEMPORARY))
 
 else:
     import fcntl

@@ -70,6 +70,10 @@ class KeyFileMissing(KeyFileError):
     """There is no such file."""
 
 
+class KeyInvalid(KeyFileError):
+    """What was asked for can't be a key: its name, a scope or its time."""
+
+
 class KeyExists(KeyFileError):
     """There is a key of that name already."""
 
@@ -191,7 +195,7 @@ def add_key(
 ) -> str:
     """Makes a key, stores its hash, and returns the key itself; nobody can read it again.
 
-    expires_in: seconds until it is refused; None: it never is. KeyFileError; KeyExists.
+    expires_in: seconds until it is refused; None: it never is. KeyFileError; KeyInvalid, KeyExists.
     """
     return create_key(path, name, role=role, scopes=scopes, expires_in=expires_in)[0]
 
@@ -206,17 +210,17 @@ def create_key(
 ) -> tuple[str, KeyRecord]:
     """As add_key, with what the file says of the key beside it."""
     if not re.fullmatch(NAME_PATTERN, name):
-        raise KeyFileError(f"{name!r} is not a name for a key: use up to 64 letters, digits, dots, dashes, @ and _")
+        raise KeyInvalid(f"{name!r} is not a name for a key: use up to 64 letters, digits, dots, dashes, @ and _")
     if name in RESERVED_NAMES:
-        raise KeyFileError(f"{name!r} is what the audit calls somebody without a key: choose another name")
+        raise KeyInvalid(f"{name!r} is what the audit calls somebody without a key: choose another name")
     if unknown := sorted(set(scopes) - ALL_SCOPES):
-        raise KeyFileError(f"there is no scope {unknown[0]!r}; scopes are {', '.join(SCOPES)}")
+        raise KeyInvalid(f"there is no scope {unknown[0]!r}; scopes are {', '.join(SCOPES)}")
     key = _KEY_PREFIX + secrets.token_urlsafe(32)
     now = datetime.now(UTC).replace(microsecond=0)
     try:
         expires_at = None if expires_in is None else now + timedelta(seconds=expires_in)
     except OverflowError:
-        raise KeyFileError(f"a key can't expire in {expires_in:g} seconds: that is beyond the calendar") from None
+        raise KeyInvalid(f"a key can't expire in {expires_in:g} seconds: that is beyond the calendar") from None
     record = KeyRecord(
         name=name,
         sha256=hashlib.sha256(key.encode()).hexdigest(),

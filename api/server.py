@@ -36,11 +36,11 @@ from iocpd.api.metrics.requests import RequestMetrics
 from iocpd.api.node.reload import reload
 from iocpd.api.node.service import describe_reload, drain
 from iocpd.api.node.watch import watch
-from iocpd.api.settings import HttpAddress, Settings, SettingsError, is_loopback, read_again
+from iocpd.api.settings import HttpAddress, Settings, SettingsError, is_loopback, read_again, unknown_variables
 from iocpd.api.state_lock import StateInUse, sole_user
 from iocpd.api.supervisor import Supervisor
 from iocpd.api.version import version
-from iocpd.core import Engine, EngineError, EngineStopped, lower_priority
+from iocpd.core import Engine, EngineError, EngineStopped, ServiceUnusable, lower_priority
 
 # Descriptors for what is neither a client of the service nor one of the API: ports, listeners, files.
 _SPARE_FILES = 128
@@ -61,8 +61,10 @@ class StartFailure(Exception):
 
 
 def serve(settings: Settings) -> int:
-    """Runs until a signal or the API ends it; the exit status. StartFailure."""
+    """Runs until a signal or the API ends it; the exit status. StartFailure; SettingsError for a listener's service."""
     logs.configure(settings.log_level, settings.log_format)
+    for line in unknown_variables():
+        _log.warning(line)
     _give_large_memory_back()
     # As many series again, and nobody reads them.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -126,6 +128,8 @@ class _Service:
         self._take_signals(asyncio.get_running_loop())
         try:
             self._engine.start()
+        except ServiceUnusable as error:
+            raise SettingsError([" ".join(str(error).split())]) from None
         except EngineError as error:
             raise StartFailure(" ".join(str(error).split())) from None
         try:
@@ -180,7 +184,10 @@ class _Service:
         say(f"iocpd {version()}, process {os.getpid()}")
         say(f"backend {info.backend}, {info.workers} workers: {info.backend_reason}")
         for stats in self._engine.listener_stats():
-            say(f"tcp {HttpAddress(stats.host, stats.port)} {stats.service}")
+            # Of services in Python always: who has forgotten it, or slipped, gets pieces of any size.
+            shown = stats.service.startswith("python:") or stats.framing.limit is not None
+            framing = f" {stats.framing}" if shown else ""
+            say(f"tcp {HttpAddress(stats.host, stats.port)} {stats.service}{framing}")
         say(f"at most {self._context.settings.max_connections} TCP connections{self._limit_note}")
         say(f"http http://{self._http} {self._access()}")
         say("ready")

@@ -28,6 +28,17 @@ from iocpd.core import ConfigurationError, EngineConfig, ListenerConfig
 
 _DEFAULTS = EngineConfig()
 
+# IOCPD_* that others read: load_settings, the client and the command, the launcher, the container's drain, the build.
+_OTHER_VARIABLES = frozenset(
+    {"config", "url", "key", "key_file", "context", "ready_event", "stop_event", "drain_key_file", "cflags"}
+)
+# What somebody may take for a setting's name.
+_OTHER_NAMES = {"keys": "keys_file", "port": "tcp", "listen": "tcp", "state": "state_dir"}
+_KUBERNETES = re.compile(
+    r"([a-z0-9_]+_)?(service_(host|port(_[a-z0-9_]+)?)=.*|port(_[0-9]+_(tcp|udp|sctp))?=(tcp|udp|sctp)://.*"
+    r"|port_[0-9]+_(tcp|udp|sctp)_(proto|port|addr)=.*)"
+)
+
 
 class SettingsError(Exception):
     """Wrong settings; `lines` has one clear line for each."""
@@ -67,7 +78,7 @@ def _split_list(value: object) -> object:
     if value.lstrip().startswith("["):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass  # an IPv6 address starts with a bracket too
     return [item.strip() for item in value.split(",") if item.strip()]
 
@@ -237,6 +248,24 @@ def read_again(settings: Settings) -> Settings:
     return load_settings(*settings._sources)
 
 
+def unknown_variables() -> list[str]:
+    """A line for each variable that looks like a setting and is none, since a slip in its name would go unnoticed.
+
+    What Kubernetes puts beside a service named iocpd, or iocpd-something, is no slip.
+    """
+    known = set(Settings.model_fields) | _OTHER_VARIABLES
+    meant = {name: name for name in Settings.model_fields} | _OTHER_NAMES
+    lines = []
+    for variable, value in sorted(os.environ.items()):
+        name = variable.lower().removeprefix("iocpd_")
+        if not variable.upper().startswith("IOCPD_") or name in known or _KUBERNETES.fullmatch(f"{name}={value}"):
+            continue
+        close = difflib.get_close_matches(name, meant, n=1)
+        hint = f"; did you mean IOCPD_{meant[close[0]].upper()}?" if close else ""
+        lines.append(f"{variable} is not a setting and changes nothing{hint}")
+    return lines
+
+
 def is_loopback(address: str) -> bool:
     """Whether a numeric address can be reached from this machine alone."""
     ip = ipaddress.ip_address(address.partition("%")[0])
@@ -255,6 +284,8 @@ def _read_config(path: Path) -> str:
         raise SettingsError([f"the settings file {path} is not UTF-8 text"]) from None
     except tomllib.TOMLDecodeError as error:
         raise SettingsError([f"the settings file {path} is not TOML: {error}"]) from None
+    except RecursionError:
+        raise SettingsError([f"the settings file {path} is nested too deeply"]) from None
     return text
 
 

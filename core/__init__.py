@@ -9,6 +9,7 @@ The engine's threads are native and never take Python's lock; `Engine` reads fro
 """
 
 from ._run import Command
+from ._service_plan import load_service
 from .config import CHANGEABLE, EngineConfig, ListenerConfig
 from .engine import TURN_BUCKETS, Broadcast, Engine, KickResult, lower_priority, probe
 from .errors import (
@@ -26,6 +27,7 @@ from .errors import (
     LabelsChanged,
     ListenError,
     SendQueueFull,
+    ServiceUnusable,
     StartError,
 )
 from .events import Event, EventBatch, EventKind, EventPosition
@@ -104,12 +106,14 @@ __all__ = [
     "Service",
     "ServiceConnection",
     "ServiceStats",
+    "ServiceUnusable",
     "SortKey",
     "SortedListing",
     "StartError",
     "State",
     "Timer",
     "WorkerStats",
+    "load_service",
     "lower_priority",
     "probe",
 ]

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from . import labels
 from ._native import ffi, lib
+from .framing import Framing
 from .model import (
     By,
     ClosedConnection,
@@ -310,11 +311,12 @@ def worker_stats(row: Any) -> WorkerStats:
     )
 
 
-def listener_stats(row: Any, service: str) -> ListenerStats:
+def listener_stats(row: Any, service: str, framing: Framing) -> ListenerStats:
     return ListenerStats(
         host=address_text(bytes(row.ip)),
         port=row.port,
         service=service,
+        framing=framing,
         open=bool(row.open),
         accepted=row.accepted,
         refused_limit=row.refused_limit,

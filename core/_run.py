@@ -35,7 +35,7 @@ from .errors import (
     SendQueueFull,
     StartError,
 )
-from .framing import Raw, struct_of
+from .framing import Framing, Raw, struct_of
 from .model import ClosedConnection, Connection, Report
 
 T = TypeVar("T")
@@ -94,12 +94,16 @@ class Run:
         self.joined = False
         self.services = tuple(listener.service_name for listener in config.listeners)
         self.plans = [service_plan(listener) for listener in config.listeners]
+        self.framings = [
+            plan.framing if plan else listener.framing or Raw()
+            for plan, listener in zip(self.plans, config.listeners, strict=True)
+        ]
         self.service_threads: list[Any] = []
         self.workers = 0
         self.lock = threading.Lock()  # guards what follows, and each command's ticket
         self._commands: dict[Any, Command[Any]] = {}  # by ticket
         self._ended = False
-        self.native = _start(config, self.plans)
+        self.native = _start(config, self.plans, self.framings)
         self.workers = self.info().workers
         self._pump = threading.Thread(target=self._pump_forever, name="iocpd-pump", daemon=True)
         self._pump.start()
@@ -279,9 +283,9 @@ def _text(problem: Any) -> str:
     return text
 
 
-def _start(config: EngineConfig, plans: list[Plan | None]) -> Any:
+def _start(config: EngineConfig, plans: list[Plan | None], framings: list[Framing]) -> Any:
     listeners = ffi.new("iocpd_listener_config[]", len(config.listeners))
-    for row, listener, plan in zip(listeners, config.listeners, plans, strict=True):
+    for row, listener, plan, framing in zip(listeners, config.listeners, plans, framings, strict=True):
         ip, scope_id = _resolve(listener)
         row.ip = _rows.address_bytes(ip)
         row.scope_id = scope_id
@@ -289,12 +293,11 @@ def _start(config: EngineConfig, plans: list[Plan | None]) -> Any:
         row.family = 6 if ":" in ip else 4
         row.dual_stack = listener.dual_stack and ip == "::"
         row.backlog = listener.backlog
+        row.framing = struct_of(framing)[0]
         if plan is None:
             row.service = SERVICES.index(listener.service_name)
-            row.framing = struct_of(listener.framing or Raw())[0]
         else:
             row.service = lib.IOCPD_PYTHON
-            row.framing = struct_of(plan.framing)[0]
             row.threads, row.inbox_bytes, row.concurrent = listener.threads, listener.inbox_bytes, plan.concurrent
         row.name = listener.service_name.encode()
         row.proxy_from_count = len(listener.balancers)

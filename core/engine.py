@@ -179,10 +179,10 @@ class Engine(Commands):
     def listener_stats(self) -> list[ListenerStats]:
         """Each listener's bound address and counters, in the order of the configuration."""
         run, rows = self._started(), []
-        for listener, service in enumerate(run.services):
+        for listener, (service, framing) in enumerate(zip(run.services, run.framings, strict=True)):
             row = ffi.new("iocpd_listener_stats *")
             lib.iocpd_listener_read(run.native, listener, row)
-            rows.append(_rows.listener_stats(row, service))
+            rows.append(_rows.listener_stats(row, service, framing))
         return rows
 
     def service_stats(self) -> list[ServiceStats]:

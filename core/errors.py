@@ -83,6 +83,12 @@ class StartError(EngineError):
     """The engine could not start for another reason: no thread, no memory, or it runs already."""
 
 
+class ServiceUnusable(StartError):
+    """A listener's service in Python can't be imported, is none, could not be made, or has handlers that nobody would
+    call. The text names the listener's service and, where it is the service's code that failed, the file and the line.
+    """
+
+
 class ConnectionUnknown(EngineError, LookupError):
     """No connection ever had this id.
 

@@ -6,7 +6,7 @@ that talks to such a service.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 from urllib.parse import quote, unquote_to_bytes
@@ -50,6 +50,15 @@ class Framing:
     def options(self) -> dict[str, str]:
         """As they stand behind a listener's "?"."""
         return {"framing": self.kind}
+
+    def __str__(self) -> str:
+        """As it stands there, with the limit that holds."""
+        return "&".join(f"{name}={value}" for name, value in self.options().items())
+
+    @property
+    def limit(self) -> int | None:
+        """Bytes of the largest message; None for Raw."""
+        return int(struct_of(self).max_bytes) or None
 
     @property
     def largest(self) -> int:
@@ -138,10 +147,13 @@ class LengthPrefixed(Framing):
 
     @property
     def limit(self) -> int:
-        """max_bytes, as a number."""
+        """max_bytes, or what holds without it."""
         if self.max_bytes is not None:
             return self.max_bytes
         return min(int(256**self.prefix_bytes) - 1, 1024 * 1024)
+
+    def __str__(self) -> str:
+        return Framing.__str__(replace(self, max_bytes=self.limit))
 
     def check(self, message: bytes) -> None:
         self._check_size(message, self.limit)

@@ -11,6 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from .errors import ConfigurationError
+from .framing import Framing
 from .labels import check_group, check_tag
 
 
@@ -408,6 +409,7 @@ class ListenerStats:
         host: The bound address.
         port: The bound port, which the system chose if the configuration said 0.
         service: echo, discard, relay, relay_group or python:package.module:Class.
+        framing: How messages are cut: the listener's own, or that of its service in Python.
         open: It listens.
         accepted: Connections taken over.
         refused_limit: Refused because of `max_connections`.
@@ -425,6 +427,7 @@ class ListenerStats:
     host: str
     port: int
     service: str
+    framing: Framing
     open: bool
     accepted: int
     refused_limit: int

@@ -46,7 +46,8 @@ class Timer:
 
 
 class Service:
-    """A TCP service. Every handler is optional, and may be `async def`.
+    """A TCP service. Every handler is optional, and may be `async def`. Names that begin with `on_` are for handlers: a
+    method that has one and is none is refused at the start, as is a service with neither a handler nor a timer.
 
     Each thread of a listener has an instance of its own, made without arguments before the engine listens. All handlers
     of an instance run in that one thread, so they need no locks: a plain one keeps the thread's other connections
@@ -144,12 +145,12 @@ class Service:
         self._running.broadcast(message, group, exclude)
 
 
-_HANDLERS = ("on_start", "on_open", "on_message", "on_messages", "on_close", "on_stop")
+HANDLERS = ("on_start", "on_open", "on_message", "on_messages", "on_close", "on_stop")
 
 
 def is_async(service: type[Service]) -> bool:
     """Whether one of its handlers is `async def`."""
-    return any(inspect.iscoroutinefunction(getattr(service, name, None)) for name in _HANDLERS)
+    return any(inspect.iscoroutinefunction(getattr(service, name, None)) for name in HANDLERS)
 
 
 class ServiceConnection:

@@ -48,6 +48,8 @@ def read_bans(path: Path) -> list[Ban]:
         raise _broken(path, f"line {error.lineno}, column {error.colno}: {error.msg}") from None
     except ValueError as error:
         raise _broken(path, str(error)) from None
+    except RecursionError:
+        raise _broken(path, "it is nested too deeply") from None
     for what, names in (("id", {ban.id for ban in bans}), ("address", {ban.network for ban in bans})):
         if len(names) < len(bans):
             raise _broken(path, f"two bans have the same {what}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
@@ -17,10 +18,14 @@ from typing import TYPE_CHECKING, Any
 from iocpd.api.version import version
 
 if TYPE_CHECKING:
+    from iocpd.api.cli.running import Running
     from iocpd.api.settings import Settings
 
 # What the service needs beside its connections: ports, listeners, files, as server.py keeps free.
 _SPARE_FILES = 128
+RUNS = "running"
+"""The check that is there only where the service runs already."""
+
 _LIBRARIES = ("fastapi", "uvicorn", "httptools", "pydantic", "httpx", "typer", "rich")
 
 
@@ -46,7 +51,7 @@ def examine(flags: Mapping[str, Any], config: Path | None) -> Iterator[Check]:
     """Every check, in an order in which each may build on those before."""
     yield from _versions()
     try:
-        from iocpd.api.settings import SettingsError, load_settings
+        from iocpd.api.settings import SettingsError, load_settings, unknown_variables
     except ImportError as error:
         yield Check("engine", Verdict.STOP, f"the C engine can't be loaded: {error}; install iocpd again")
         return
@@ -56,8 +61,11 @@ def examine(flags: Mapping[str, Any], config: Path | None) -> Iterator[Check]:
         for line in error.lines:
             yield Check("settings", Verdict.STOP, line)
         return
+    for line in unknown_variables():
+        yield Check("settings", Verdict.WARN, line)
     yield from _backends(settings)
     yield _files(settings)
+    yield from _services(settings)
     yield from _ports(settings)
     yield from _rights(settings)
     if sys.platform == "win32":
@@ -125,13 +133,38 @@ def _files(settings: Settings) -> Check:
     return Check("files", Verdict.WARN, text)
 
 
-def _ports(settings: Settings) -> Iterator[Check]:
+def _services(settings: Settings) -> Iterator[Check]:
+    from iocpd.core import ServiceUnusable, load_service
+
     for listener in settings.engine_config().listeners:
-        yield _port(f"tcp {_address(listener.host, listener.port)} {listener.service}", listener.host, listener.port)
-    yield _port(f"http {settings.http}", settings.http.host, settings.http.port)
+        if not listener.in_python:
+            continue
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # what the module prints is none of the findings
+                service = load_service(listener)
+        except ServiceUnusable as error:
+            yield Check("service", Verdict.STOP, " ".join(str(error).split()))
+        else:
+            framing = listener.framing or service.framing
+            yield Check("service", Verdict.OK, f"{listener.service_name} can be imported; {framing}")
 
 
-def _port(what: str, host: str, port: int) -> Check:
+def _ports(settings: Settings) -> Iterator[Check]:
+    from iocpd.api.cli.running import find
+
+    running = find(settings.http)
+    for listener in settings.engine_config().listeners:
+        what = f"tcp {_address(listener.host, listener.port)} {listener.service_name}"
+        ours = running is not None and (running.ports is None or listener.port in running.ports)
+        yield _port(what, listener.host, listener.port, running if ours else None)
+    yield _port(f"http {settings.http}", settings.http.host, settings.http.port, running)
+    if running is not None:
+        yield Check(RUNS, Verdict.NOTE, f"{running}, answers on {settings.http}")
+
+
+def _port(what: str, host: str, port: int, running: Running | None) -> Check:
+    from iocpd.core import ListenError
+
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -144,7 +177,11 @@ def _port(what: str, host: str, port: int) -> Check:
             listener.bind(where)
             listener.listen(1)
     except OSError as error:
-        return Check("port", Verdict.STOP, f"{what}: {error.strerror or error}")
+        if running is not None:
+            sure = "" if running.ports is not None else ", it seems (without a key it does not tell)"
+            return Check("port", Verdict.NOTE, f"{what}: in use by {running}{sure}")
+        why = str(error.strerror) if isinstance(error, socket.gaierror) else ""
+        return Check("port", Verdict.STOP, f"{what}: {ListenError(host, port, error.errno or 0, why).strerror}")
     return Check("port", Verdict.OK, f"{what}: free")
 
 

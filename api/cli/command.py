@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from iocpd.api.cli.help import Command, Group
-from iocpd.api.cli.statuses import MEANINGS
+from iocpd.api.cli.statuses import MEANINGS, Status, Stop
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -108,6 +108,7 @@ def _flat(function: Callable[..., Any]) -> Callable[..., Any]:
             parameters.append(parameter.replace(annotation=kind, kind=inspect.Parameter.KEYWORD_ONLY))
 
     def run(**values: Any) -> Any:
+        _check_texts(values)
         for name, kind in groups.items():
             values[name] = kind(**{each.name: values.pop(each.name) for each in fields(kind)})
         try:
@@ -120,3 +121,13 @@ def _flat(function: Callable[..., Any]) -> Callable[..., Any]:
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
+
+
+def _check_texts(values: Mapping[str, Any]) -> None:
+    """Bytes that are not UTF-8 come as lone surrogates, which nothing can send; a path may have them."""
+    for value in values.values():
+        for each in value if isinstance(value, (list, tuple)) else (value,):
+            if isinstance(each, str) and any("\ud800" <= character <= "\udfff" for character in each):
+                raise Stop(
+                    f"{each!r:.200} is not UTF-8, as a text must be; only a file may hold other bytes", Status.USAGE
+                )

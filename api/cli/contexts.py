@@ -71,7 +71,7 @@ def load() -> Contexts:
         return Contexts()
     except OSError as error:
         raise Stop(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Stop(f"{path} is broken ({error}): mend it, or remove it and add the contexts again") from None
     return Contexts(servers, current)
 

@@ -140,13 +140,22 @@ def _table_of(
             table.add_row(*(Text(safe(_plain(_value(document, name)))) for name in names))
         return table
     rows = [[safe(column.text(item)) for column in columns] for item in items]
-    kept = fit([each.header for each in columns], rows, [each.rank for each in columns], console().width)
     # A column that may be left out has to have something in it.
-    kept = [at for at in kept if not columns[at].rank or any(row[at] for row in rows)]
+    full = [at for at, column in enumerate(columns) if not column.rank or any(row[at] for row in rows)]
+    fitting = fit(
+        [columns[at].header for at in full],
+        [[row[at] for at in full] for row in rows],
+        [columns[at].rank for at in full],
+        console().width,
+    )
+    kept = [full[place] for place in fitting]
+    left_out = [columns[at].header for at in full if at not in kept]
     table = grid([columns[at].header for at in kept], [columns[at].right for at in kept])
     for item, row in zip(items, rows, strict=True):
         table.add_row(*(Text(row[at], style=_style(columns[at], item)) for at in kept))
-    return Group(table, Text(foot(items), style="dim")) if foot else table
+    below = [foot(items)] if foot else []
+    below += [f"no room for {', '.join(left_out)}: --fields or --json shows them"] if left_out else []
+    return Group(table, *(Text(line, style="dim") for line in below))
 
 
 def _style(column: Column[T], item: T) -> str:

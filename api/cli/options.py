@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -31,6 +32,25 @@ ContextOption = Annotated[
 ]
 
 
+def time_option(*names: str, least: float, most: float, help: str, panel: str | None = None) -> Any:
+    """An option for a time, in seconds here, and written as everywhere: `250ms`, `90s`, `5m`, plain seconds."""
+
+    def parse(text: Any) -> float:
+        if isinstance(text, float):  # the default
+            return text
+        from iocpd.api.durations import parse_duration
+
+        try:
+            seconds = parse_duration(text)
+        except ValueError as error:
+            raise typer.BadParameter(f"{text!r}: {error}") from None
+        if not least <= seconds <= most:
+            raise typer.BadParameter(f"{text!r}: it must be from {least:g}s to {most:g}s")
+        return seconds
+
+    return typer.Option(*names, metavar="TIME", parser=parse, help=help, rich_help_panel=panel)
+
+
 @dataclass(frozen=True)
 class Where:
     """Which service to ask, and with which key."""
@@ -45,10 +65,7 @@ class Where:
         bool, typer.Option("--ask-key", help="ask for the key on the terminal", rich_help_panel=_SERVICE)
     ] = False
     patience: Annotated[
-        float,
-        typer.Option(
-            "--patience", metavar="SECONDS", min=0.1, max=3600, help="for each answer", rich_help_panel=_SERVICE
-        ),
+        float, time_option("--patience", least=0.1, most=3600, help="for each answer", panel=_SERVICE)
     ] = 10.0
 
 
@@ -73,10 +90,7 @@ class Listing(Output):
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="show it again and again, until Ctrl-C", rich_help_panel=_OUTPUT)
     ] = False
-    interval: Annotated[
-        float,
-        typer.Option("--interval", metavar="SECONDS", min=0.1, max=3600, help="of --watch", rich_help_panel=_OUTPUT),
-    ] = 2.0
+    interval: Annotated[float, time_option("--interval", least=0.1, most=3600, help="of --watch", panel=_OUTPUT)] = 2.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +112,12 @@ class Which:
     ] = None
     tag: Annotated[
         list[str] | None,
-        typer.Option("--tag", metavar="KEY:VALUE", help="has this tag; repeatable", rich_help_panel=_FILTER),
+        typer.Option(
+            "--tag",
+            metavar="KEY:VALUE",
+            help="has this tag; KEY=VALUE does it too; repeatable",
+            rich_help_panel=_FILTER,
+        ),
     ] = None
     older_than: Annotated[
         str | None, typer.Option("--older-than", metavar="TIME", help="connected for longer", rich_help_panel=_FILTER)
@@ -121,6 +140,8 @@ class Which:
         values: dict[str, Any] = {
             name: value for name, value in vars(self).items() if value is not None and value != []
         }
+        if self.tag:
+            values["tag"] = [":".join(split_tag(text) or (text,)) for text in self.tag]
         return values  # type: ignore[return-value]
 
 
@@ -162,6 +183,12 @@ class Caution:
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="show what would be hit, do nothing", rich_help_panel=_CAUTION)
     ] = False
+
+
+def split_tag(text: str) -> tuple[str, str] | None:
+    """A tag's key and value from KEY:VALUE or KEY=VALUE; None if it is neither. No key has one of the two in it."""
+    match = re.search("[:=]", text)
+    return (text[: match.start()], text[match.end() :]) if match else None
 
 
 _before: ContextVar[Where] = ContextVar("before", default=Where())  # noqa: B039  (it is frozen)

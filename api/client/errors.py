@@ -194,7 +194,7 @@ def _document_of(response: httpx.Response) -> dict[str, Any] | None:
         return None
     try:
         document = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(document, dict) or not isinstance(document.get("code"), str):
         return None

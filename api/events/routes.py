@@ -95,7 +95,8 @@ async def stream_events(
 
     `event` is the type and `data` a JSON object. The engine keeps the last `event_capacity` events of each worker;
     whoever reads too slowly, or comes back too late, gets `missed` with the number of those that are lost, of all
-    types. When the node stops, or the key is no longer accepted, the stream ends.
+    types. It has no `id`: Last-Event-ID stays before the gap until what follows has come, so that nothing is skipped.
+    When the node stops, or the key is no longer accepted, the stream ends.
     """
     position, foreign = beginning
 

@@ -112,10 +112,11 @@ class EventStreams:
         """The text of the events after `position`, several in a piece, until the engine has stopped or `allowed`, asked
         each CHECK_SECONDS, says no."""
         clock = asyncio.get_running_loop().time
-        # At once: so that the other side has the headers and an id, even if nothing ever happens.
-        yield format_sse_event(comment="events", id=f"{self._prefix}{position}", retry=RETRY_MS)
+        # Before there is an id of this run: who loses the connection in between comes back with his own, and is told.
         if foreign:
             yield _missed("null")
+        # At once: so that the other side has the headers and an id, even if nothing ever happens.
+        yield format_sse_event(comment="events", id=f"{self._prefix}{position}", retry=RETRY_MS)
         marked_at = checked_at = clock()
         while True:
             if clock() - checked_at > CHECK_SECONDS:
@@ -135,7 +136,10 @@ class EventStreams:
                 self.sent += len(wanted)
                 yield b"".join(wanted)
                 marked_at = clock()
-            elif clock() - marked_at > MARK_SECONDS:  # also while much happens that nobody here has asked for
+            # Once something was missed at once, so that it is not counted again after a loss of the connection.
+            elif (
+                batch.missed or clock() - marked_at > MARK_SECONDS
+            ):  # also while much happens that nobody here has asked for
                 marked_at = clock()
                 yield format_sse_event(comment="mark", id=f"{self._prefix}{position}")
             if not batch.events and not running:
@@ -165,6 +169,9 @@ def _on_one_line(text: str) -> str:
 
 
 def _missed(count: str) -> bytes:
+    """Without an id: a reader's Last-Event-ID stays in front of the gap until what comes behind it has come, so that a
+    connection that is lost in between loses no event. He may be told of the gap twice, never not at all.
+    """
     return format_sse_event(event="missed", data_str=f'{{"missed":{count}}}')
 
 

@@ -272,6 +272,16 @@ class ServiceThreadView(BaseModel):
     errors: int = Field(description="exceptions of handlers and timers")
 
 
+class FramingView(BaseModel):
+    """How a listener's streams are cut into messages."""
+
+    kind: Literal["raw", "lines", "length", "fixed", "delimited"] = Field(
+        description="raw: not at all; a message is what one receive brings"
+    )
+    max_bytes: int | None = Field(description="of a message; a longer one ends its connection. null: raw has no limit")
+    options: str = Field(description="as one writes it behind a listener's `?`")
+
+
 class ListenerView(BaseModel):
     """Where the service listens."""
 
@@ -279,6 +289,7 @@ class ListenerView(BaseModel):
     host: str
     port: int
     service: str = Field(examples=["echo"])
+    framing: FramingView
     open: bool
     connections: int
     accepted: int
@@ -306,6 +317,7 @@ class ListenerList(BaseModel):
                             "host": "127.0.0.1",
                             "port": 7000,
                             "service": "echo",
+                            "framing": {"kind": "raw", "max_bytes": None, "options": "framing=raw"},
                             "open": True,
                             "connections": 12,
                             "accepted": 40,
@@ -324,6 +336,7 @@ class ListenerList(BaseModel):
                             "host": "127.0.0.1",
                             "port": 7001,
                             "service": "python:chat:Chat",
+                            "framing": {"kind": "lines", "max_bytes": 1000, "options": "framing=lines&max_bytes=1000"},
                             "open": True,
                             "connections": 2,
                             "accepted": 2,

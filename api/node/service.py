@@ -11,6 +11,7 @@ from iocpd.api.durations import format_duration
 from iocpd.api.node.schemas import (
     DrainOptions,
     DrainView,
+    FramingView,
     LimitsView,
     ListenerView,
     NodeView,
@@ -69,6 +70,7 @@ def describe_listeners(context: Context) -> list[ListenerView]:
             host=stats.host,
             port=stats.port,
             service=stats.service,
+            framing=FramingView(kind=stats.framing.kind, max_bytes=stats.framing.limit, options=str(stats.framing)),
             open=stats.open,
             connections=stats.connections,
             accepted=stats.accepted,

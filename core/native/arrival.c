@@ -114,8 +114,8 @@ static enum iocpd_reason reason_of(enum gate_answer answer) {
 
 static void ask(struct arrival *arrival) {
     struct iocpd_engine *engine = arrival->worker->engine;
-    arrival->answer = engine_enter(engine, arrival->listener, arrival->header.client.ip, &arrival->visitor);
-    if (arrival->answer == GATE_ADMITTED) engine_entered(engine, arrival->visitor);
+    arrival->answer = listener_enter(engine, arrival->listener, arrival->header.client.ip, &arrival->visitor);
+    if (arrival->answer == GATE_ADMITTED) listener_entered(engine, arrival->visitor);
 }
 
 void arrival_enter(struct worker *worker, struct message *message) {

@@ -54,8 +54,11 @@ void buffer_pool_destroy(struct buffer_pool *pool);
 struct buffer *buffer_take(struct buffer_pool *pool);
 void buffer_free(struct buffer *buffer);
 struct buffer *buffer_at(struct buffer_pool *pool, uint32_t index);
-/* Of the limit, how much is still to be had: 0.0 to 1.0 as a number of buffers. */
+/* How many of the limit are still to be had. */
 static inline uint32_t buffer_available(const struct buffer_pool *pool) { return pool->limit - pool->count + pool->free_count; }
+/* When they grow scarce, those who don't read must not hold them: their bytes move to memory of their own, and they may queue
+ * very little. Of a few buffers, the last is scarce. */
+static inline bool buffers_scarce(const struct buffer_pool *pool) { return buffer_available(pool) <= pool->limit / 4; }
 
 struct payload {
     uint32_t references; /* atomic */

@@ -2,12 +2,7 @@
 #include "connection.h"
 
 #include "internal.h"
-
-enum {
-    SEND_BYTES_MAX = 128 * 1024, /* in one send: its completion is what shows that a slow peer is still reading */
-    PIECE_OVERHEAD = 64,         /* what a piece costs beside its bytes; counts against the hard limit for what stands before */
-    APPEND_MAX = 1024,           /* received pieces up to this size are copied behind what is queued */
-};
+#include "send_queue.h"
 
 static const iocpd_config *config_of(const struct connection *connection) { return &connection->worker->engine->config; }
 
@@ -19,17 +14,10 @@ static void touch(struct connection *connection) {
     u64_store(&connection->last_activity_ns, (uint64_t)connection->worker->now_ns);
 }
 
-/* When receive buffers grow scarce, those who don't read must not hold them: their bytes move to memory of their own, and they
- * may queue very little. Of a few buffers, the last is scarce. */
-static bool buffers_scarce(const struct connection *connection) {
-    const struct buffer_pool *pool = &connection->worker->pool;
-    return buffer_available(pool) <= pool->limit / 4;
-}
-
 /* A service that answers stops to receive when so much waits to be sent. */
 static uint64_t pause_limit(const struct connection *connection) {
-    return buffers_scarce(connection) ? config_of(connection)->receive_buffer_bytes
-                                      : u32_load(&config_of(connection)->send_soft_bytes);
+    return buffers_scarce(&connection->worker->pool) ? config_of(connection)->receive_buffer_bytes
+                                                     : u32_load(&config_of(connection)->send_soft_bytes);
 }
 
 static void mark_dirty(struct connection *connection) {
@@ -116,81 +104,13 @@ void connection_timer(struct connection *connection) {
     }
 }
 
-/* ---- the send queue --------------------------------------------------------------------------------------------------- */
-
-static void queue_push(struct connection *connection, struct outgoing *piece) {
-    piece->next = NULL;
-    if (connection->last) connection->last->next = piece;
-    else connection->first = piece;
-    connection->last = piece;
-    connection->pieces++;
-    mark_dirty(connection);
-}
-
-static void pending_add(struct connection *connection, uint32_t bytes) {
-    u64_bump(&connection->pending_bytes, bytes);
-    u64_bump(&connection->worker->pending_bytes, bytes);
-    if (!connection->over_soft_ns && connection->pending_bytes > u32_load(&config_of(connection)->send_soft_bytes)) {
-        connection->over_soft_ns = connection->worker->now_ns;
-        set_timer(connection);
-        event_connection(connection, IOCPD_EVENT_SLOW_CONSUMER, connection->pending_bytes);
-    }
-}
-
-static void pending_take(struct connection *connection, uint64_t bytes) {
-    u64_bump(&connection->pending_bytes, 0 - bytes);
-    u64_bump(&connection->worker->pending_bytes, 0 - bytes);
-    if (connection->pending_bytes <= u32_load(&config_of(connection)->send_soft_bytes)) connection->over_soft_ns = 0;
-}
-
-/* The first piece is done with: `fate` is the ticket's counter of what became of it. */
-enum fate { WRITTEN, CLOSED_BEFORE_WRITE, EXPIRED };
-
-static void ticket_tell(struct iocpd_ticket *ticket, enum fate fate) {
-    if (fate == WRITTEN) u64_add(&ticket->written, 1);
-    else if (fate == EXPIRED) u64_add(&ticket->expired, 1);
-    else u64_add(&ticket->closed_before_write, 1);
-    ticket_close(ticket);
-}
-
-static void queue_pop(struct connection *connection, enum fate fate) {
-    struct outgoing *piece = connection->first;
-    struct iocpd_ticket *ticket = piece->ticket;
-    connection->first = piece->next;
-    if (!connection->first) connection->last = NULL;
-    connection->pieces--;
-    if (fate == WRITTEN) {
-        uint32_t messages = piece->is_buffer ? 1 : piece->payload->messages;
-        u64_bump(&connection->messages_out, messages);
-        u64_bump(&connection->worker->messages_out, messages);
-    }
-    if (ticket) ticket_tell(ticket, fate);
-    if (piece->is_buffer) {
-        buffer_free((struct buffer *)piece);
-    } else {
-        payload_drop(piece->payload);
-        memory_free(piece);
-    }
-}
+/* ---- what is to be sent ------------------------------------------------------------------------------------------------ */
 
 static enum queue_result queue_payload(struct connection *connection, struct payload *payload, struct iocpd_ticket *ticket,
                                        bool limited) {
-    uint64_t after = connection->pending_bytes + payload->bytes + (uint64_t)connection->pieces * PIECE_OVERHEAD;
-    if (limited && after > u32_load(&config_of(connection)->send_hard_bytes)) return QUEUE_FULL;
-    struct outgoing *piece = memory_new(sizeof *piece);
-    if (!piece) return QUEUE_NO_MEMORY;
-    payload_hold(payload);
-    piece->payload = payload;
-    piece->data = payload->data;
-    piece->bytes = payload->bytes;
-    piece->ticket = ticket;
-    if (ticket) {
-        ticket_hold(ticket);
-        u64_add(&ticket->queued, 1);
-    }
-    queue_push(connection, piece);
-    pending_add(connection, payload->bytes);
-    return QUEUED;
+    enum queue_result result = send_queue_add(connection, payload, ticket, limited);
+    if (result == QUEUED) mark_dirty(connection);
+    return result;
 }
 
 enum queue_result connection_queue_payload(struct connection *connection, struct payload *payload, struct iocpd_ticket *ticket) {
@@ -223,46 +143,15 @@ void connection_answer(struct connection *connection, struct payload *payload, b
     else if (result == QUEUED) pause_if_full(connection);
 }
 
-/* A small piece goes behind the last one, if that is a buffer with room: behind the bytes that a send may just be reading. */
-static bool append(struct connection *connection, struct buffer *buffer, uint32_t most) {
-    struct outgoing *last = connection->last;
-    if (!last || !last->is_buffer || buffer->bytes > most) return false;
-    struct buffer *tail = (struct buffer *)last;
-    if (tail->bytes + buffer->bytes > tail->pool->buffer_bytes) return false;
-    memcpy(tail->memory + tail->bytes, buffer->memory, buffer->bytes);
-    tail->bytes += buffer->bytes;
-    last->bytes += buffer->bytes;
-    return true;
+void connection_queue_buffer(struct connection *connection, struct buffer *buffer) {
+    send_queue_add_buffer(connection, buffer);
+    mark_dirty(connection);
+    pause_if_full(connection);
 }
 
-void connection_queue_buffer(struct connection *connection, struct buffer *buffer) {
-    struct buffer_pool *pool = buffer->pool;
-    uint32_t bytes = buffer->bytes;
-    bool scarce = buffers_scarce(connection);
-    struct outgoing *copy = NULL;
-    if (append(connection, buffer, scarce ? pool->buffer_bytes : APPEND_MAX)) {
-        buffer_free(buffer);
-        mark_dirty(connection);
-    } else {
-        struct payload *payload = scarce ? payload_new(bytes) : NULL;
-        if (payload) copy = memory_new(sizeof *copy);
-        if (copy) {
-            memcpy(payload->data, buffer->memory, bytes);
-            copy->payload = payload;
-            copy->data = payload->data;
-            copy->bytes = bytes;
-            buffer_free(buffer);
-            queue_push(connection, copy);
-        } else {
-            if (payload) payload_drop(payload);
-            buffer->outgoing.data = buffer->memory;
-            buffer->outgoing.bytes = bytes;
-            buffer->outgoing.ticket = NULL;
-            queue_push(connection, &buffer->outgoing);
-        }
-    }
-    pending_add(connection, bytes);
-    pause_if_full(connection);
+void connection_over_soft(struct connection *connection) {
+    set_timer(connection);
+    event_connection(connection, IOCPD_EVENT_SLOW_CONSUMER, connection->pending_bytes);
 }
 
 /* ---- receive ---------------------------------------------------------------------------------------------------------- */
@@ -337,30 +226,6 @@ void connection_received(struct connection *connection, const struct port_event 
 
 /* ---- send ------------------------------------------------------------------------------------------------------------- */
 
-/* Nothing of the piece has gone out, and its time is over. */
-static bool piece_expired(const struct connection *connection, const struct outgoing *piece) {
-    const struct payload *payload = piece->is_buffer ? NULL : piece->payload;
-    return payload && payload->expires_ns && payload->expires_ns <= connection->worker->now_ns && piece->data == payload->data;
-}
-
-static uint32_t fill_slices(struct connection *connection, port_slice *slices, uint32_t capacity) {
-    uint32_t count = 0, bytes = 0;
-    for (struct outgoing *piece = connection->first; piece && count < capacity && bytes < SEND_BYTES_MAX; piece = piece->next) {
-        if (piece_expired(connection, piece)) break; /* it is dropped when it is the first */
-        uint32_t share = piece->bytes < SEND_BYTES_MAX - bytes ? piece->bytes : SEND_BYTES_MAX - bytes;
-        port_slice_set(&slices[count++], piece->data, share);
-        bytes += share;
-    }
-    return count;
-}
-
-static void drop_expired(struct connection *connection) {
-    while (connection->first && piece_expired(connection, connection->first)) {
-        pending_take(connection, connection->first->bytes);
-        queue_pop(connection, EXPIRED);
-    }
-}
-
 static void send_start(struct connection *connection) {
     struct worker *worker = connection->worker;
     struct port_socket *socket = &connection->socket;
@@ -369,9 +234,9 @@ static void send_start(struct connection *connection) {
     if (connection->first->next) connection->gather = worker_gather_take(worker);
     if (connection->gather) {
         socket->slices = connection->gather->slices;
-        socket->slice_count = fill_slices(connection, connection->gather->slices, PORT_SLICES_MAX);
+        socket->slice_count = send_queue_slices(connection, connection->gather->slices, PORT_SLICES_MAX);
     } else {
-        fill_slices(connection, &socket->slice, 1); /* also without memory for a list: one piece after the other */
+        send_queue_slices(connection, &socket->slice, 1); /* also without memory for a list: one piece after the other */
     }
     int error = worker->driver->send(worker->port, socket);
     if (!error) return;
@@ -384,21 +249,13 @@ static void send_start(struct connection *connection) {
 void connection_sent(struct connection *connection, const struct port_event *event) {
     if (connection->gather) worker_gather_free(connection->worker, connection->gather);
     connection->gather = NULL;
-    uint32_t left = event->bytes;
-    if (left) {
+    uint32_t bytes = event->bytes;
+    if (bytes) {
         touch(connection);
-        u64_bump(&connection->bytes_out, left);
-        u64_bump(&connection->worker->bytes_out, left);
-        pending_take(connection, left);
+        u64_bump(&connection->bytes_out, bytes);
+        u64_bump(&connection->worker->bytes_out, bytes);
     }
-    while (left > 0 || (connection->first && connection->first->bytes == 0)) {
-        struct outgoing *piece = connection->first;
-        uint32_t share = piece->bytes < left ? piece->bytes : left;
-        piece->data += share;
-        piece->bytes -= share;
-        left -= share;
-        if (piece->bytes == 0) queue_pop(connection, WRITTEN);
-    }
+    send_queue_sent(connection, bytes);
     mark_dirty(connection);
     if (event->error != PORT_OK && event->error != PORT_CANCELLED && connection->state != IOCPD_CLOSING_STATE)
         received_error(connection, event->error, event->os_error);
@@ -491,8 +348,7 @@ void connection_finish(struct connection *connection) {
     if (connection->flags & CONNECTION_PYTHON_PAUSED) paused_remove(&worker->python_paused, connection);
     if (connection->rest) u64_bump(&worker->discarded_bytes, framing_drop(&connection->rest));
     worker->driver->release(worker->port, &connection->socket);
-    pending_take(connection, connection->pending_bytes);
-    while (connection->first) queue_pop(connection, CLOSED_BEFORE_WRITE);
+    send_queue_drop(connection);
     pointer_store_release((void **)&connection->labels, NULL); /* they are the closed record's */
     closed_put(worker, &row);
     event_connection(connection, IOCPD_EVENT_DISCONNECTED, row.number);
@@ -505,7 +361,7 @@ void connection_finish(struct connection *connection) {
     if (connection->session) python_closed(connection);
     table_give(&worker->table, connection);
     u32_add(&worker->load, (uint32_t)-1);
-    engine_connection_ended(worker->engine, listener, visitor);
+    listener_left(worker->engine, listener, visitor);
     while (waiter) { /* only now: who waits may look for it in the table, count those who are there, or want its place */
         struct ticket_part *next = waiter->next_waiter;
         u32_store_release(&waiter->outcome, IOCPD_LEFT);
@@ -549,7 +405,7 @@ static void draining_step(struct connection *connection) {
 void connection_flush(struct connection *connection) {
     bool sends = connection->state != IOCPD_CLOSING_STATE && !connection->socket.send.outstanding;
     if (sends) {
-        drop_expired(connection);
+        send_queue_expire(connection);
         resume_if_low(connection); /* here, because what was sent and what has expired may both be what it was paused for */
     }
     if (connection->state != IOCPD_CLOSING_STATE) receive_update(connection);

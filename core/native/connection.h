@@ -118,6 +118,9 @@ void connection_label(struct connection *connection, struct labels *labels);
 /* When it must be looked at may have changed with the limits. */
 void connection_limits_changed(struct connection *connection);
 
+/* Its send queue has just gone above the soft limit. */
+void connection_over_soft(struct connection *connection);
+
 /* See to it at the end of the turn, and when its next time comes. */
 void connection_look_again(struct connection *connection);
 

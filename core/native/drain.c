@@ -89,14 +89,14 @@ static int32_t listeners_reopen(struct worker *worker, iocpd_problem *problem) {
     for (uint32_t i = 0; i < engine->listener_count; i++) {
         struct listener *listener = &engine->listeners[i];
         const char *step;
-        int error = listener->port.handle == SOCKET_NONE ? engine_bind(listener, &step) : 0;
+        int error = listener->port.handle == SOCKET_NONE ? listener_bind(listener, &step) : 0;
         if (!error) continue;
         problem->os_error = error;
         platform_error_text(error, problem->text, sizeof problem->text);
         listeners_close(worker);
         return problem->status = IOCPD_SYSTEM;
     }
-    engine_accept(engine);
+    listeners_accept(engine);
     return IOCPD_OK;
 }
 

@@ -202,10 +202,14 @@ void platform_socket_close(socket_t handle) { close(handle); }
 
 void platform_error_text(int error, char *text, size_t bytes) {
 #ifdef _WIN32
-    DWORD length = FormatMessageA(FORMAT_MESSAGE_FROM_SYSTEM | FORMAT_MESSAGE_IGNORE_INSERTS, NULL, (DWORD)error,
-                                  MAKELANGID(LANG_ENGLISH, SUBLANG_ENGLISH_US), text, (DWORD)bytes, NULL);
-    while (length > 0 && (text[length - 1] == '\r' || text[length - 1] == '\n' || text[length - 1] == '.')) length--;
-    if (length > 0) text[length] = 0;
+    const DWORD flags = FORMAT_MESSAGE_FROM_SYSTEM | FORMAT_MESSAGE_IGNORE_INSERTS;
+    WCHAR wide[256];
+    DWORD english = MAKELANGID(LANG_ENGLISH, SUBLANG_ENGLISH_US);
+    DWORD length = FormatMessageW(flags, NULL, (DWORD)error, english, wide, 256, NULL);
+    if (!length) length = FormatMessageW(flags, NULL, (DWORD)error, 0, wide, 256, NULL); /* a Windows that has no English */
+    while (length > 0 && wcschr(L"\r\n. ", wide[length - 1])) length--;
+    int written = length ? WideCharToMultiByte(CP_UTF8, 0, wide, (int)length, text, (int)bytes - 1, NULL, NULL) : 0;
+    if (written > 0) text[written] = 0;
     else snprintf(text, bytes, "error %d", error);
 #else
     snprintf(text, bytes, "%s", strerror(error));
@@ -317,6 +321,15 @@ static int socket_own_port(socket_t handle) {
 #endif
 }
 
+/* Windows holds 200 at most unless it is asked in this form, which is for more (listen: SOMAXCONN_HINT), and refuses the rest. */
+static int backlog_of(int backlog) {
+#ifdef _WIN32
+    return backlog > 200 ? -backlog : backlog; /* SOMAXCONN_HINT, which older headers lack */
+#else
+    return backlog;
+#endif
+}
+
 int platform_socket_listen(socket_t *out, const struct platform_address *at, int family, uint32_t scope_id, bool dual_stack,
                            int backlog, const char **step) {
     struct sockaddr_in v4 = {.sin_family = AF_INET, .sin_port = htons(at->port)};
@@ -335,7 +348,7 @@ int platform_socket_listen(socket_t *out, const struct platform_address *at, int
     socket_bound_unsent(handle);                          /* and this */
     if (!error && family == 6) error = socket_set(handle, IPPROTO_IPV6, IPV6_V6ONLY, dual_stack ? 0 : 1);
     if (!error && (*step = "bind", bind(handle, address, address_bytes))) error = platform_last_error();
-    if (!error && (*step = "listen", listen(handle, backlog))) error = platform_last_error();
+    if (!error && (*step = "listen", listen(handle, backlog_of(backlog)))) error = platform_last_error();
     if (error) {
         platform_socket_close(handle);
         return error;

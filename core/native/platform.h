@@ -25,13 +25,12 @@
 #ifndef _WIN32_WINNT
 #define _WIN32_WINNT 0x0A00
 #endif
-/* clang-format off: winsock2.h must come before windows.h */
+#include <winsock2.h> /* first: the others need what it declares, and a windows.h before it would declare winsock 1 */
+
 #include <mswsock.h>
 #include <process.h>
 #include <windows.h>
-#include <winsock2.h>
 #include <ws2tcpip.h>
-/* clang-format on */
 typedef SOCKET socket_t;
 #define SOCKET_NONE INVALID_SOCKET
 typedef WSABUF port_slice;

@@ -47,20 +47,20 @@ enum port_error iocp_error(int32_t os_error) {
     case 0xC000013Cu: /* STATUS_REMOTE_DISCONNECT */
     case 0xC000013Bu: /* STATUS_LOCAL_DISCONNECT: by the system; we never close under an operation */
     case 0xC000013Eu: /* STATUS_LINK_FAILED */
-    case 0xC0000241u: /* STATUS_CONNECTION_ABORTED */
     case 0xC0000140u: /* STATUS_INVALID_CONNECTION: it was reset before it was accepted */
     case 0xC000023Au: /* STATUS_CONNECTION_INVALID */
     case 0xC00000C9u: /* STATUS_NETWORK_NAME_DELETED */
     case 0xC00000C4u: /* STATUS_UNEXPECTED_NETWORK_ERROR */
+    case 0xC000023Fu: /* STATUS_PORT_UNREACHABLE */
     case ERROR_NETNAME_DELETED:
-    case WSAENETRESET:
-    case WSAECONNABORTED:
     case WSAECONNRESET: return PORT_RESET;
 
-    case 0xC00000B5u: /* STATUS_IO_TIMEOUT */
-    case 0xC000013Fu: /* STATUS_LINK_TIMEOUT */
-    case 0xC000023Cu: /* STATUS_NETWORK_UNREACHABLE */
-    case 0xC000023Du: /* STATUS_HOST_UNREACHABLE */
+    case 0xC00000B5u:  /* STATUS_IO_TIMEOUT */
+    case 0xC000013Fu:  /* STATUS_LINK_TIMEOUT */
+    case 0xC000023Cu:  /* STATUS_NETWORK_UNREACHABLE */
+    case 0xC000023Du:  /* STATUS_HOST_UNREACHABLE */
+    case 0xC000A012u:  /* STATUS_HOPLIMIT_EXCEEDED */
+    case WSAENETRESET: /* keepalive has found it dead */
     case WSAENETUNREACH:
     case WSAEHOSTUNREACH:
     case WSAETIMEDOUT: return PORT_TIMED_OUT;
@@ -80,6 +80,7 @@ enum port_error iocp_error(int32_t os_error) {
     case WSAEMFILE:
     case WSAENOBUFS: return PORT_NO_RESOURCES;
 
+    /* Also STATUS_CONNECTION_ABORTED and WSAECONNABORTED: this side's system gave it up, which is not the client's doing. */
     default: return PORT_FAILED;
     }
 }

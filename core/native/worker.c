@@ -61,7 +61,7 @@ void worker_run(void *argument) {
     engine->start_error = error;
     engine->start_step = step;
     worker->now_ns = platform_monotonic_ns();
-    if (!error && worker->number == 0) engine_accept(engine);
+    if (!error && worker->number == 0) listeners_accept(engine);
     u32_store_release(&engine->start_answered, 1);
     platform_event_set(engine->start_event);
     if (error) return;
@@ -211,7 +211,7 @@ void worker_adopt(struct worker *worker, const struct adoption *adoption) {
         platform_socket_close(adoption->handle);
         u64_add(&worker->engine->listeners[adoption->listener].refused_memory, 1);
         u32_add(&worker->load, (uint32_t)-1);
-        engine_connection_ended(worker->engine, adoption->listener, adoption->visitor);
+        listener_left(worker->engine, adoption->listener, adoption->visitor);
         return;
     }
     u64_bump(&worker->adopted, 1); /* first: who is in the table has been counted */
@@ -248,7 +248,7 @@ static void event_do(struct worker *worker, const struct port_event *event) {
     switch (event->kind) {
     case PORT_RECEIVED: connection_received(CONTAINER_OF(event->socket, struct connection, socket), event); break;
     case PORT_SENT: connection_sent(CONTAINER_OF(event->socket, struct connection, socket), event); break;
-    case PORT_ACCEPTED: engine_accepted(worker->engine, event); break;
+    case PORT_ACCEPTED: listener_accepted(worker->engine, event); break;
     case PORT_WOKEN: break; /* the inbox is looked at in each turn */
     case PORT_EXIT: worker->exit = true; break;
     }
@@ -348,7 +348,7 @@ void worker_turn(struct worker *worker) {
     if (u32_load(&worker->attention)) u32_exchange(&worker->attention, 0); /* before looking at what it may be for */
     timers_turn(worker);
     bool busy = inbox_turn(worker);
-    int64_t drain_ns = drain_turn(worker), accept_ns = worker->number == 0 ? engine_accept_turn(worker->engine) : -1;
+    int64_t drain_ns = drain_turn(worker), accept_ns = worker->number == 0 ? listeners_turn(worker->engine) : -1;
     busy |= fanout_turn(worker);
     if (worker->limits_version != u32_load(&worker->engine->limits_version) || worker->limits_busy)
         worker->limits_busy = limits_turn(worker);

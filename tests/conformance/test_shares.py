@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from iocpd.core import Engine, Lines, ListenerConfig, Service, ServiceConnection
@@ -39,3 +40,30 @@ def test_the_answers_of_a_service_have_a_share_of_each_turn(start: Start) -> Non
     for client in clients:
         assert client.read(5 * rounds) == b"ding\n" * rounds
     assert turns(engine) - before >= rounds * len(clients) / MESSAGES_PER_TURN
+
+
+def test_all_who_were_paused_go_on_though_few_do_so_in_a_turn(start: Start) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Waits(Service):
+        framing = Lines()
+
+        def on_message(self, connection: ServiceConnection, message: bytes) -> None:
+            begun.set()
+            assert go_on.wait(60)
+            connection.send(message)
+
+    # One receive of each is its share of the inbox, a sixteenth.
+    engine = start(ListenerConfig(port=0, service=Waits, inbox_bytes=65536), workers=1, receive_buffer_bytes=4096)
+    clients = connect(engine, 40)
+    lines = b"".join(b"%063d\n" % number for number in range(64))
+    for paused, client in enumerate(clients, 1):
+        client.send(lines)
+        eventually(lambda paused=paused: engine.service_stats()[0].paused == paused)
+    assert begun.is_set()
+    go_on.set()
+    for client in clients:
+        assert client.read(len(lines)) == lines
+    for client in reversed(clients):  # who was paused last has nobody behind him whose messages would wake him
+        assert client.echoes(b"and on\n")
+    assert engine.service_stats()[0].paused == 0

@@ -107,6 +107,10 @@ def test_tags_are_set_and_removed(server: Server, person: Person) -> None:
     assert labels() == ({"b": ""}, ["g", "h"])
     person.call("tag", id, "--no-groups")
     assert labels() == ({"b": ""}, [])
+    person.call("tag", id, "region:eu", "c:x=y", "d=x:y", "b-")  # either way, and the first mark counts
+    assert labels() == ({"region": "eu", "c": "x=y", "d": "x:y"}, [])
+    for tag in ("region=eu", "region:eu", "c=x=y", "d:x:y"):
+        assert person.call("ls", "--tag", tag, "--fields", "id").lines == [id]
     for arguments in ((), ("nonsense",), ("a=1", "--no-groups", "--group", "g")):
         assert person.call("tag", id, *arguments).status == 2
 
@@ -115,14 +119,14 @@ def test_tags_are_set_and_removed(server: Server, person: Person) -> None:
 def test_a_table_fits_the_terminal_and_loses_columns_rather_than_lines(server: Server, person: Person) -> None:
     peers = server.connect(2)
     id = server.id_of(peers[0])
-    for columns, there, missing in ((80, "QUEUED", "MSG OUT"), (140, "MSG OUT", "nothing")):
+    told = ["no room for MSG IN, MSG OUT: --fields or --json shows them"]
+    for columns, there, missing, below in ((80, "QUEUED", "MSG OUT", told), (140, "MSG OUT", "nothing", [])):
         with person.terminal("ls", columns=columns) as terminal:
             assert terminal.end() == 0
             lines = terminal.text.splitlines()
         assert there in lines[0]
         assert missing not in lines[0]
-        assert len(lines) == 4
-        assert lines[-1] == "2 connections"
+        assert lines[3:] == ["2 connections", *below]
         assert all(len(line) <= columns for line in lines)
         assert any(line.startswith(id) for line in lines)
 
@@ -389,6 +393,8 @@ def test_node_shows_the_threads_of_a_service_in_python(serve: Serve, tmp_path: P
         with Person(tmp_path / "home", server.leaks, IOCPD_URL=server.url).terminal("node", columns=80) as terminal:
             assert terminal.end() == 0
             lines = [line.split() for line in terminal.text.splitlines()]
+    assert ["lines", "1000"] in [words[-5:-3] for words in lines]
+    assert ["echo", "raw"] in [words[-5:-3] for words in lines]
     place = next(number for number, words in enumerate(lines) if words[:2] == ["LISTENER", "THREAD"])
     threads = sorted(lines[place + 1 : place + 3], key=lambda words: words[2])
     assert [words[2:5] for words in threads] == [["0", "0", "0"], ["1", "2", "2"]]
@@ -491,6 +497,71 @@ def test_every_verb_has_examples(stranger: Person) -> None:
         assert done.status == 0, call
         assert "\nexamples:\n  " in done.out, call
         assert max(map(len, done.lines)) <= 100, call
+
+
+# --- what nobody should have typed ------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32" or bool(OVERRIDE), reason="arguments are Unicode there")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("send", "ID", "TEXT"),
+        ("broadcast", "--all", "TEXT", "--yes"),
+        ("kick", "ID", "--reason", "TEXT"),
+        ("kick", "TEXT"),
+        ("tag", "ID", "k=TEXT"),
+        ("tag", "ID", "--group", "TEXT"),
+        ("ls", "--tag", "k:TEXT"),
+        ("ban", "192.0.2.1", "--reason", "TEXT", "--yes"),
+        ("unban", "TEXT"),
+        ("keys", "add", "TEXT", "--role", "viewer", "--remote"),
+        ("keys", "revoke", "TEXT", "--remote", "--yes"),
+        ("events", "--types", "TEXT"),
+        ("audit", "--actor", "TEXT"),
+        ("drain", "--farewell", "TEXT", "--yes"),
+        ("job", "TEXT"),
+    ],
+)
+def test_text_that_is_not_utf_8_is_refused(server: Server, person: Person, words: tuple[str, ...]) -> None:
+    (peer,) = server.connect()
+    id = server.id_of(peer)
+    done = person.call(*(word.replace("ID", id).replace("TEXT", os.fsdecode(b"caf\xe9")) for word in words))
+    assert (done.status, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert "is not UTF-8" in line
+    assert server.count() == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32" or bool(OVERRIDE), reason="arguments are Unicode there")
+def test_a_file_may_have_a_name_that_is_not_utf_8(server: Server, person: Person, tmp_path: Path) -> None:
+    (peer,) = server.connect()
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    Path(path).write_bytes(b"\xff\x00")
+    assert person.call("send", server.id_of(peer), "--file", path).status == 0
+    assert peer.read(2) == b"\xff\x00"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("events", "--after", "é"), "--after is 'é'"),
+        (("events", "--after", "a\nb"), "--after is"),
+        (("audit", "--since", "0001-01-01"), "--since is '0001-01-01'"),
+        (("ls", "--limit", str(2**70)), "--limit"),
+        (("closed", "--limit", str(2**63)), "--limit"),
+        (("bans", "--limit", "1e30"), "--limit"),
+        (("audit", "--limit", str(2**70)), "--limit"),
+    ],
+)
+def test_a_value_beyond_every_bound_is_wrong_usage(
+    server: Server, person: Person, words: tuple[str, ...], why: str
+) -> None:
+    # West of Greenwich or east of it, one end of the calendar is beyond the other's.
+    done = person.call(*words, variables={"TZ": "Asia/Tokyo"})
+    assert (done.status, done.out) == (2, "")
+    (line,) = done.err.splitlines()
+    assert why in line
 
 
 # --- top --------------------------------------------------------------------------------------------------------------
@@ -632,6 +703,53 @@ def test_doctor_sees_ports_that_are_taken(stranger: Person) -> None:
     assert done.status == 1
     (stop,) = [row for row in map(json.loads, done.lines) if row["verdict"] == "stop"]
     assert stop["check"] == "port"
+    assert "the address is in use: choose another port, or stop the program that listens there" in stop["text"]
+
+
+def findings(done: Done, check: str) -> list[tuple[str, str]]:
+    rows = map(json.loads, done.lines)
+    return [(row["verdict"], row["text"]) for row in rows if row["check"] == check]
+
+
+def test_doctor_loads_the_services_as_serve_would(stranger: Person, tmp_path: Path) -> None:
+    broken = tmp_path / "broken_service.py"
+    broken.write_text("print('not a finding')\nimport no_such_module\n")
+    stranger.variables["PYTHONPATH"] = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    works, fails = "python:tests.integration.shouting:Shout", "python:broken_service:Mine"
+    done = doctor(stranger, "--tcp", f"127.0.0.1:0/{works}", "--tcp", f"127.0.0.1:0/{fails}", "--http", "127.0.0.1:0")
+    assert done.status == 1
+    (good, why), (bad, reason) = findings(done, "service")
+    assert (good, why) == ("ok", f"{works} can be imported; framing=lines&max_bytes=1000")
+    assert bad == "stop"
+    assert f"No module named 'no_such_module' (in {broken}, line 2)" in reason
+
+
+def test_doctor_looks_at_the_state_directory_of_the_flag(stranger: Person, tmp_path: Path) -> None:
+    done = doctor(stranger, "--tcp", "127.0.0.1:0", "--http", "127.0.0.1:0", "--state-dir", str(tmp_path / "chosen"))
+    assert (done.status, findings(done, "state")) == (0, [("ok", f"{tmp_path / 'chosen'} will be made")])
+
+
+def test_doctor_knows_the_service_itself_on_its_ports(server: Server, stranger: Person) -> None:
+    here = ("--tcp", f"127.0.0.1:{server.port}", "--http", server.url.removeprefix("http://"))
+    done = doctor(stranger, *here)
+    process = server.get("/v1/node")["pid"]
+    assert done.status == 0, done
+    for verdict, text in findings(done, "port"):
+        assert verdict == "note"
+        assert text.endswith(f": in use by the iocpd that runs here, process {process}")
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # by another, which the service does not hide
+        done = doctor(stranger, "--tcp", f"127.0.0.1:{taken.getsockname()[1]}", *here[2:])
+    assert done.status == 1
+    assert [verdict for verdict, _ in findings(done, "port")] == ["stop", "note"]
+
+
+def test_doctor_and_serve_warn_of_variables_that_are_no_settings(stranger: Person, serve: Serve) -> None:
+    stranger.variables |= {"IOCPD_PROT": "7000"}
+    assert findings(doctor(stranger), "settings") == [
+        ("warn", "IOCPD_PROT is not a setting and changes nothing; did you mean IOCPD_TCP?")
+    ]
+    log = serve(keys="keys.json").log()
+    assert "IOCPD_KEYS is not a setting and changes nothing; did you mean IOCPD_KEYS_FILE?" in log
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")

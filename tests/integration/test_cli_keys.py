@@ -44,12 +44,12 @@ def test_keys_of_the_file_are_made_listed_and_revoked(stranger: Person, tmp_path
     ]
     bob = json.loads(stranger.call("keys", "list", "--json", *file).lines[1])
     assert (bob["scopes"], bool(bob["expires_at"])) == (["metrics:read"], True)
-    assert stranger.call("keys", "add", "alice", "--role", "admin", *file).status == 1
+    assert stranger.call("keys", "add", "alice", "--role", "admin", *file).status == 5
     for arguments in (("x",), ("x", "--role", "king"), ("x", "--role", "admin", "--scope", "metrics:read")):
         assert stranger.call("keys", "add", *arguments, *file).status == 2
     assert stranger.call("keys", "revoke", "alice", *file).status == 2
     assert stranger.call("keys", "revoke", "alice", "--yes", *file).status == 0
-    assert stranger.call("keys", "revoke", "alice", "--yes", *file).status == 1
+    assert stranger.call("keys", "revoke", "alice", "--yes", *file).status == 3
     if os.name != "nt":
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
@@ -68,6 +68,37 @@ def test_keys_of_a_service_are_made_listed_and_revoked(guarded: tuple[Server, st
     assert stranger.call("keys", "revoke", "carol", "--yes", *there).status == 3
     assert stranger.call("keys", "list", *there, variables={"IOCPD_KEY": viewer}).status == 5
     assert stranger.call("keys", "list", "--keys", "x.json", *there).status == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("add", "admin", "--role", "viewer"), 5),
+        (("add", "a b", "--role", "viewer"), 2),
+        (("add", "system", "--role", "viewer"), 2),
+        (("add", "new", "--scope", "everything"), 2),
+        (("add", "new", "--role", "viewer", "--expires-in", "soon"), 2),
+        (("revoke", "nobody", "--yes"), 3),
+    ],
+)
+def test_keys_of_a_file_and_of_a_service_end_alike(
+    guarded: tuple[Server, str, str], stranger: Person, tmp_path: Path, words: tuple[str, ...], status: int
+) -> None:
+    server, admin, _ = guarded
+    stranger.variables |= {"IOCPD_KEY": admin}
+    file = tmp_path / "others.json"
+    add_key(file, "admin", role="admin")
+    for where in (("--keys", str(file)), ("--url", server.url)):
+        done = stranger.call("keys", *words, *where)
+        assert (done.status, done.out) == (status, ""), where
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs rights that can be taken away")
+def test_a_key_file_without_the_right_to_change_it_is_refused(stranger: Person, tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(0o500)
+    done = stranger.call("keys", "add", "x", "--role", "viewer", "--keys", str(folder / "keys.json"))
+    assert (done.status, "Permission denied" in done.err) == (5, True)
 
 
 def test_the_audit_tells_who_did_what(guarded: tuple[Server, str, str], stranger: Person) -> None:
@@ -153,7 +184,13 @@ def test_there_is_no_option_that_takes_a_key_itself(stranger: Person) -> None:
 def test_broken_contexts_are_told_with_their_file(stranger: Person) -> None:
     path = stranger.home / "config" / "iocpd" / "contexts.json"
     path.parent.mkdir(parents=True)
-    for content in ("{", "[]", '{"contexts": {"a": {"nonsense": 1}}}', '{"contexts": {}, "current": "a"}'):
+    for content in (
+        "{",
+        "[]",
+        "[" * 100_000,
+        '{"contexts": {"a": {"nonsense": 1}}}',
+        '{"contexts": {}, "current": "a"}',
+    ):
         path.write_text(content)
         done = stranger.call("ls")
         assert done.status == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from iocpd.core import Service
+from iocpd.core import Service, ServiceConnection
 from tests.integration.conftest import Serve
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Windows has no priority that would do it")
@@ -15,6 +15,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Windows has no 
 
 class Silent(Service):
     """Takes everything and says nothing."""
+
+    def on_message(self, connection: ServiceConnection, message: bytes) -> None:
+        pass
 
 
 def nice_values(process: int) -> dict[str, int]:

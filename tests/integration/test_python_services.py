@@ -56,6 +56,13 @@ def test_a_service_from_a_flag_is_told_of_everywhere(serve: Serve) -> None:
     assert "RuntimeError: as it was asked to" in server.log()
 
     first, second = server.get("/v1/listeners")["items"]
+    assert first["framing"] == {"kind": "lines", "max_bytes": 1000, "options": "framing=lines&max_bytes=1000"}
+    assert second["framing"] == {"kind": "raw", "max_bytes": None, "options": "framing=raw"}
+    said = [line for line in server.lines if line.startswith("tcp ")]
+    assert said == [
+        f"tcp 127.0.0.1:{server.ports[0]} {SHOUT} framing=lines&max_bytes=1000",
+        f"tcp 127.0.0.1:{server.ports[1]} echo",
+    ]
     assert (len(first["service_threads"]), second["service_threads"]) == (2, [])
     totals = {name: sum(thread[name] for thread in first["service_threads"]) for name in first["service_threads"][0]}
     assert (totals["messages_in"], totals["messages_out"], totals["errors"]) == (3, 2, 1)
@@ -89,7 +96,7 @@ def test_a_service_from_a_flag_is_told_of_everywhere(serve: Serve) -> None:
 )
 def test_a_service_that_can_not_be_had_ends_the_start_in_one_line(tmp_path: Path, service: str, why: str) -> None:
     done = run(["--tcp", f"127.0.0.1:0/{service}", "--http", "127.0.0.1:0"], tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"iocpd: {service}: ")
     assert why in line

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from iocpd.api.durations import format_duration, parse_duration
-from iocpd.api.settings import HttpAddress, Settings, SettingsError, is_loopback, load_settings
+from iocpd.api.settings import HttpAddress, Settings, SettingsError, is_loopback, load_settings, unknown_variables
 from iocpd.core import EngineConfig
 
 
@@ -119,6 +119,15 @@ def test_each_wrong_setting_has_a_line(tmp_path: Path) -> None:
     assert "line 3: engine is not a setting" in lines[2]
 
 
+def test_what_is_nested_too_deeply_is_a_wrong_setting(tmp_path: Path) -> None:
+    file = tmp_path / "iocpd.toml"
+    file.write_text("tcp = " + "[" * 100_000)
+    with pytest.raises(SettingsError, match="nested too deeply"):
+        load_settings({}, file)
+    with pytest.raises(SettingsError, match="--tcp"):
+        load_settings({"tcp": "[" * 100_000})
+
+
 def test_a_deadline_before_the_end_of_the_grace_is_refused() -> None:
     with pytest.raises(SettingsError, match="drain_deadline"):
         load_settings({"drain_grace": "1m", "drain_deadline": "30s"})
@@ -139,3 +148,51 @@ def test_a_deadline_before_the_end_of_the_grace_is_refused() -> None:
 )
 def test_loopback_is_what_only_this_machine_reaches(address: str, expected: bool) -> None:
     assert is_loopback(address) is expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("IOCPD_KEYS", "IOCPD_KEYS_FILE"),
+        ("IOCPD_PROT", "IOCPD_TCP"),
+        ("IOCPD_PORT", "IOCPD_TCP"),
+        ("IOCPD_IDLE_TIMOUT", "IOCPD_IDLE_TIMEOUT"),
+        ("IOCPD_STATE", "IOCPD_STATE_DIR"),
+        ("IOCPD_QQ", None),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_told_with_what_may_be_meant(
+    monkeypatch: pytest.MonkeyPatch, variable: str, meant: str | None
+) -> None:
+    before = unknown_variables()
+    monkeypatch.setenv(variable, "7000")
+    (line,) = set(unknown_variables()) - set(before)
+    assert line.startswith(f"{variable} is not a setting")
+    assert line.endswith(f"did you mean {meant}?") if meant else "did you mean" not in line
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("IOCPD_IDLE_TIMEOUT", "5m"),
+        ("IOCPD_CONFIG", "iocpd.toml"),
+        ("IOCPD_URL", "http://127.0.0.1:8080"),
+        ("IOCPD_STOP_EVENT", "iocpd-stop-1"),
+        # As Kubernetes sets them for services named iocpd and iocpd-metrics.
+        ("IOCPD_SERVICE_HOST", "10.0.0.1"),
+        ("IOCPD_SERVICE_PORT", "7000"),
+        ("IOCPD_SERVICE_PORT_HTTP", "8080"),
+        ("IOCPD_PORT", "tcp://10.0.0.1:7000"),
+        ("IOCPD_PORT_7000_TCP", "tcp://10.0.0.1:7000"),
+        ("IOCPD_PORT_7000_TCP_PROTO", "tcp"),
+        ("IOCPD_PORT_7000_TCP_PORT", "7000"),
+        ("IOCPD_PORT_7000_TCP_ADDR", "10.0.0.1"),
+        ("IOCPD_METRICS_SERVICE_HOST", "10.0.0.1"),
+        ("IOCPD_METRICS_PORT", "tcp://10.0.0.1:9090"),
+    ],
+)
+def test_a_variable_that_somebody_reads_is_no_slip(monkeypatch: pytest.MonkeyPatch, variable: str, value: str) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    before = unknown_variables()
+    monkeypatch.setenv(variable, value)
+    assert unknown_variables() == before

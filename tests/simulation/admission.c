@@ -249,8 +249,9 @@ static bool may_be_refused(const iocpd_limits *in_force, enum refusal refusal, c
 }
 
 static bool may_be_banned(const struct visit *visit) {
+    int64_t looked_ns = visit->at_ns - world.jumped_ns; /* worker 0 goes by the time at which its turn began */
     for (uint32_t i = 0; i < order_count; i++)
-        if (is_in_network(visit->ip, orders[i].network, orders[i].prefix) && orders[i].over_ns >= visit->at_ns) return true;
+        if (is_in_network(visit->ip, orders[i].network, orders[i].prefix) && orders[i].over_ns >= looked_ns) return true;
     return false;
 }
 

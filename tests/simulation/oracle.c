@@ -12,7 +12,7 @@
 #include <stdio.h>
 
 enum {
-    PIECE_OVERHEAD = 64, /* of connection.c */
+    PIECE_OVERHEAD = 64, /* of send_queue.c */
     LETTER_BYTES = 128,  /* what a message costs beside its bytes while it waits for a service */
     SESSION_BYTES = 512, /* and a connection that has ended */
     LOSSES = 24,         /* receives that a cancel may still let through */

@@ -169,7 +169,9 @@ def test_a_filter_that_matches_little_gives_short_pages_that_go_on(
 def test_lines_that_are_damaged_are_left_out(make: Make, folder: Path) -> None:
     note(make(), "before")
     with (folder / NAME).open("ab") as file:
-        file.write(b"\xff\xfe\x00garbage\n\n{}\n[1]\n" + b"y" * 300_000 + b"\n" + b'{"actor": "cut of')
+        file.write(
+            b"\xff\xfe\x00garbage\n\n{}\n[1]\n" + b"y" * 300_000 + b"\n" + b"[" * 30_000 + b"\n" + b'{"actor": "cut of'
+        )
     note(make(), "after")
     assert targets(folder) == ["after", "before"]
     assert (folder / NAME).read_bytes().count(b"cut of\n{") == 1

@@ -214,6 +214,7 @@ def test_no_file_is_no_ban(path: Path) -> None:
         (b'{"version": 1, "bans": [{}]}', "ban 1: its members"),
         (b'{"version": 1, "bans": [1]}', "ban 1"),
         (b'{"version": 1, "bans": ["\xff"]}', "UTF-8"),
+        (b'{"version": 1, "bans": [' + b"[" * 100_000, "nested too deeply"),
     ],
 )
 def test_a_file_that_is_none_of_bans_says_where_it_is_wrong(path: Path, content: bytes, mentions: str) -> None:

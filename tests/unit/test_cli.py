@@ -6,10 +6,11 @@ import json
 import os
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
+from iocpd.api.cli import main
 from iocpd.api.cli.listing import as_json, fields_of, fit
 from iocpd.api.cli.safe import safe, safe_json
 from iocpd.api.cli.statuses import Status, Stop, status_of
@@ -17,6 +18,7 @@ from iocpd.api.cli.top.columns import NAMES
 from iocpd.api.cli.top.sample import Rates, Sample
 from iocpd.api.cli.top.state import Mode, State
 from iocpd.api.cli.units import count, size, span
+from iocpd.api.cli.verbs import messages
 from iocpd.api.client import (
     Address,
     Connection,
@@ -314,3 +316,48 @@ def test_keys_that_are_no_characters_have_names() -> None:
             keys.read(0.2)
     finally:
         os.close(read)
+
+
+# --- times ------------------------------------------------------------------------------------------------------------
+
+
+class Recorder:
+    """In the place of a client: what a broadcast is asked with, and then it has seen enough."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def broadcast(self, message: str, **options: Any) -> None:
+        self.options = options
+        raise Stop("enough")
+
+
+@pytest.mark.parametrize(("text", "ms"), [("30s", 30_000), ("5m", 300_000), ("2", 2000), ("250ms", 250), ("1.5", 1500)])
+def test_the_time_to_live_of_a_broadcast_is_written_as_every_time(
+    monkeypatch: pytest.MonkeyPatch, text: str, ms: int
+) -> None:
+    recorder = Recorder()
+    monkeypatch.setattr(messages, "connect", lambda _: recorder)
+    assert main(["broadcast", "--all", "x", "--ttl", text, "--timeout", text]) == Status.FAILED
+    assert (recorder.options["ttl_ms"], recorder.options["timeout"]) == (ms, ms / 1000)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("broadcast", "--all", "x", "--ttl", "2h"), "'2h': it must be from 0.001s to 3600s"),
+        (("broadcast", "--all", "x", "--ttl", "0"), "'0': it must be from"),
+        (("send", "ID", "x", "--timeout", "soon"), "'soon': write a duration as 250ms, 90s"),
+        (("kick", "ID", "--timeout", "6m"), "'6m': it must be from 0s to 300s"),
+        (("ls", "--patience", "nan"), "'nan': write a duration"),
+        (("top", "--interval", "1e9"), "'1e9': "),
+    ],
+)
+def test_a_time_that_can_not_be_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str], words: tuple[str, ...], why: str
+) -> None:
+    assert main(words) == Status.USAGE
+    assert why in capsys.readouterr().err

@@ -143,13 +143,35 @@ def test_what_happened_before_the_engine_stopped_is_told_and_then_the_stream_end
 def test_what_is_missed_is_told_before_what_comes_next_and_counted(engine: FakeEngine, made: EventStreams) -> None:
     engine.happen(EventKind.CONNECTED)
     engine.missed, engine.running = 37, False
-    events = collect(lambda: begin(made, foreign=True))
-    assert [(event.event, event.raw_data) for event in events[1:3]] == [
-        ("missed", '{"missed":null}'),
-        ("missed", '{"missed":37}'),
-    ]
-    assert events[3].event == "connected"
+    events = collect(lambda: begin(made))
+    assert (events[1].event, events[1].raw_data) == ("missed", '{"missed":37}')
+    assert events[2].event == "connected"
     assert made.missed == 37
+
+
+def last_event_ids(events: Iterable[Told]) -> list[str]:
+    """What a reader's Last-Event-ID is after each of these, by the HTML standard: an id stays until the next one."""
+    last, found = "before", []
+    for event in events:
+        last = event.id if event.id is not None else last
+        found.append(last.rpartition(".")[2])
+    return found
+
+
+def test_a_gap_moves_no_last_event_id_before_what_comes_behind_it(engine: FakeEngine, made: EventStreams) -> None:
+    engine.happen(EventKind.CONNECTED)
+    engine.missed, engine.running = 37, False
+    events = collect(lambda: begin(made, foreign=True))
+    assert [event.raw_data for event in events[:3]] == ['{"missed":null}', None, '{"missed":37}']
+    assert last_event_ids(events) == ["before", "0", "0", "1"]
+
+
+def test_a_gap_behind_which_nothing_is_wanted_is_not_told_again(engine: FakeEngine, made: EventStreams) -> None:
+    engine.happen(EventKind.CONNECTED)
+    engine.missed, engine.running = 37, False
+    events = collect(lambda: begin(made, types=EventsQuery(types="ban").wanted()))
+    assert [event.raw_data for event in events] == [None, '{"missed":37}', None]
+    assert last_event_ids(events) == ["0", "0", "1"]
 
 
 def test_only_what_is_wanted_is_told(engine: FakeEngine, made: EventStreams) -> None:

@@ -278,3 +278,23 @@ def test_a_python_listener_is_parsed_and_written() -> None:
 def test_a_python_services_name_has_one_form(name: str) -> None:
     with pytest.raises(ConfigurationError, match=r"python:package\.module:Class"):
         ListenerConfig.parse(f"127.0.0.1:7000/python{name}")
+
+
+@pytest.mark.parametrize(
+    ("options", "limit", "shown"),
+    [
+        ("framing=raw", None, "framing=raw"),
+        ("framing=lines", 65536, "framing=lines&max_bytes=65536"),
+        ("framing=lines&newline=crlf", 65536, "framing=lines&max_bytes=65536&newline=crlf"),
+        ("framing=length", 1024 * 1024, "framing=length&prefix_bytes=4&order=big&max_bytes=1048576"),
+        ("framing=length&prefix_bytes=1", 255, "framing=length&prefix_bytes=1&order=big&max_bytes=255"),
+        ("framing=length&prefix_bytes=2&max_bytes=9", 9, "framing=length&prefix_bytes=2&order=big&max_bytes=9"),
+        ("framing=fixed", 64, "framing=fixed&size=64"),
+        ("framing=delimited", 65536, "framing=delimited&delimiter=%00&max_bytes=65536"),
+    ],
+)
+def test_a_framing_shows_what_holds_where_nothing_is_said(options: str, limit: int | None, shown: str) -> None:
+    framing = ListenerConfig.parse(f"127.0.0.1:7000/echo?{options}").framing
+    assert framing is not None
+    assert (framing.limit, str(framing)) == (limit, shown)
+    assert str(ListenerConfig.parse(f"127.0.0.1:7000/echo?{shown}").framing) == shown

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -170,6 +172,40 @@ def test_a_change_does_not_wait_for_ever_for_another_one(file: Path, monkeypatch
     with file_lock.exclusively(file), pytest.raises(KeyFileError, match="another process"):
         add_key(file, "bob", role="viewer")
     add_key(file, "bob", role="viewer")
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="there the lock is a file of its own")
+def test_a_folder_that_may_not_be_written_to_is_told_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_key(file, "alice", role="admin")
+    make, tried = os.open, []
+
+    def denied(path: object, *options: Any) -> int:
+        if str(path).startswith(f"{file.resolve()}."):
+            tried.append(path)
+            raise PermissionError(13, "Permission denied")
+        return make(str(path), *options)
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(KeyFileError, match=r"cannot write the key file .*: Permission denied"):
+        add_key(file, "bob", role="viewer")
+    assert len(tried) == 2  # the lock, and whether anything can be made there; no second attempt
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="there the lock is a file of its own")
+def test_a_lock_that_is_being_removed_is_waited_for(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_key(file, "alice", role="admin")
+    make, left = os.open, [True, True]
+
+    def going(path: object, *options: Any) -> int:
+        if str(path).endswith(".lock") and left:
+            left.pop()
+            raise PermissionError(13, "Permission denied")
+        return make(str(path), *options)
+
+    monkeypatch.setattr(os, "open", going)
+    add_key(file, "bob", role="viewer")
+    assert {record.name for record in read_keys(file)} == {"alice", "bob"}
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_a_change_that_fails_leaves_the_file_as_it_was(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

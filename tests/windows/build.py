@@ -56,7 +56,7 @@ def _compile(source: Path, options: dict[str, list[str]], objects: Path) -> Path
     target = objects / f"{source.stem}.o" if source.parent != objects else objects / "generated.o"
     ours = source.parent != objects  # cffi's C is not held to our warnings
     flags = ["-std=c11", "-O2", "-gdwarf-4", *(WARNINGS if ours else []), "-isystem", str(PYTHON / "include")]
-    flags += [f"-I{TOP / folder}" for folder in options["include_dirs"]]
+    flags += [f"-I{TOP / folder}" for folder in [*options["include_dirs"], "tests/windows/include"]]
     flags += shlex.split(os.environ.get("IOCPD_CFLAGS", ""))
     run([COMPILER, "-c", *flags, source, "-o", target])
     return target

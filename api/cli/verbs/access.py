@@ -24,6 +24,7 @@ from iocpd.api.cli.verbs.serve import ConfigOption, settings_of
 
 if TYPE_CHECKING:
     from iocpd.api.client import AuditEntry, Key, Scope
+    from iocpd.api.keys import KeyFileError
 
 keys = group(
     "keys",
@@ -96,7 +97,7 @@ def add(
     except ValueError as error:
         raise Stop(f"--expires-in is {expires_in!r}: {error}", _WRONG) from None
     except KeyFileError as error:
-        raise Stop(str(error)) from None
+        raise _stop(error) from None
     if output.json:
         print(safe_json(record.model_dump(mode="json", exclude={"sha256"}) | {"key": key}))
     else:
@@ -147,7 +148,7 @@ def list_keys(
         except KeyFileMissing:
             return []
         except KeyFileError as error:
-            raise Stop(str(error)) from None
+            raise _stop(error) from None
         return [
             Key(
                 name=each.name,
@@ -187,7 +188,7 @@ def revoke(
         try:
             revoke_key(path, name)
         except KeyFileError as error:
-            raise Stop(str(error)) from None
+            raise _stop(error) from None
     _say(f"{name!r} is revoked")
     return Status.DONE
 
@@ -213,6 +214,18 @@ def _far(where: Where, keys_file: Path | None, config: Path | None, *, remote: b
     if far and (keys_file is not None or config is not None):
         raise Stop("--keys and --config are about a file of this machine: leave them out, or the service", _WRONG)
     return far
+
+
+def _stop(error: KeyFileError) -> Stop:
+    """With the status that the same has over the API."""
+    from iocpd.api.keys import KeyExists, KeyInvalid, KeyUnknown
+
+    if isinstance(error, KeyInvalid):
+        return Stop(str(error), _WRONG)
+    if isinstance(error, KeyUnknown):
+        return Stop(str(error), Status.NOT_FOUND)
+    refused = isinstance(error, KeyExists) or isinstance(error.__cause__, PermissionError)
+    return Stop(str(error), Status.REFUSED if refused else Status.FAILED)
 
 
 def _path(keys_file: Path | None, config: Path | None) -> Path | None:
@@ -281,6 +294,6 @@ def _moment(text: str) -> datetime:
         pass
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError:
+        return moment if moment.tzinfo else moment.astimezone()
+    except (ValueError, OverflowError):  # the latter at the ends of the calendar
         raise Stop(f"--since is {safe(text)!r}: write a span such as 24h, or 2025-01-31T12:00:00Z", _WRONG) from None
-    return moment if moment.tzinfo else moment.astimezone()

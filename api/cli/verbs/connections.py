@@ -12,7 +12,7 @@ from iocpd.api.cli.command import CONNECTIONS, verb
 from iocpd.api.cli.console import console, for_people, plural
 from iocpd.api.cli.contexts import connect
 from iocpd.api.cli.listing import Column, as_json, endpoint, fields_of, grid, heads, show
-from iocpd.api.cli.options import Listing, Output, Where, Which
+from iocpd.api.cli.options import Listing, Output, Where, Which, split_tag
 from iocpd.api.cli.safe import safe
 from iocpd.api.cli.statuses import Status, Stop
 from iocpd.api.cli.units import age, clock, count, size
@@ -20,8 +20,10 @@ from iocpd.api.cli.units import age, clock, count, size
 if TYPE_CHECKING:
     from iocpd.api.client import ClosedConnection, Connection
 
+_MOST = 2**31 - 1  # what every system can count to
+
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="of a connection, as `iocpd ls` shows it")]
-LimitOption = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, help="no more than so many")]
+LimitOption = Annotated[int | None, typer.Option("--limit", metavar="N", min=1, max=_MOST, help="no more than so many")]
 
 _STATES = {"arriving": "cyan", "open": "green", "draining": "yellow", "closing": "red"}
 
@@ -218,10 +220,10 @@ def tag(
     """Change a connection's tags and groups."""
     changes: dict[str, str | None] = {}
     for text in tags or ():
-        key, equals, value = text.partition("=")
-        if not equals and not text.endswith("-"):
+        tag = split_tag(text)
+        if tag is None and not text.endswith("-"):
             raise Stop(f"{safe(text)!r}: write KEY=VALUE to set a tag, KEY- to remove one", Status.USAGE)
-        changes[key if equals else text[:-1]] = value if equals else None
+        changes |= {text[:-1]: None} if tag is None else dict([tag])
     if groups and no_groups:
         raise Stop("give --group or --no-groups, not both", Status.USAGE)
     if not changes and not groups and not no_groups:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from iocpd.api.cli.checks import Check, Verdict, examine
+from iocpd.api.cli.checks import RUNS, Check, Verdict, examine
 from iocpd.api.cli.command import HERE, verb
 from iocpd.api.cli.console import console, for_people
 from iocpd.api.cli.listing import grid
@@ -25,6 +25,7 @@ _MARKS = {Verdict.OK: "✓", Verdict.NOTE: "·", Verdict.WARN: "!", Verdict.STOP
     examples=[
         "iocpd doctor",
         "iocpd doctor --config /etc/iocpd.toml",
+        "iocpd doctor --tcp 0.0.0.0:7000/python:chat:Chat --state-dir state",
         "iocpd doctor --json | jq 'select(.verdict != \"ok\")'",
     ],
     notes="With the settings of `iocpd serve`: IOCPD_* and --config. It ends with status 1 if something would stop it.",
@@ -36,9 +37,11 @@ def doctor(
         list[str] | None, typer.Option("--tcp", metavar="HOST:PORT[/SERVICE]", help="as of `iocpd serve`")
     ] = None,
     http: Annotated[str | None, typer.Option("--http", metavar="HOST:PORT", help="as of `iocpd serve`")] = None,
+    state_dir: Annotated[str | None, typer.Option("--state-dir", metavar="FOLDER", help="as of `iocpd serve`")] = None,
 ) -> int:
-    """Check this machine: backend and why, limits, ports, rights, versions."""
-    flags = {name: value for name, value in (("tcp", tcp), ("http", http)) if value}
+    """Check this machine: backend and why, limits, services in Python, ports, rights, versions."""
+    given = {"tcp": tcp, "http": http, "state_dir": state_dir}
+    flags = {name: value for name, value in given.items() if value}
     checks = list(examine(flags, config))
     stops = sum(each.verdict is Verdict.STOP for each in checks)
     if output.json:
@@ -67,6 +70,8 @@ def _print(checks: list[Check], stops: int, output: Output) -> None:
     warnings = sum(each.verdict is Verdict.WARN for each in checks)
     if stops:
         screen.print(f"`iocpd serve` would not start: {stops} of these stop it", style="bold red")
+    elif any(each.name == RUNS for each in checks):
+        screen.print("`iocpd serve` runs here already", style="green")
     else:
         noted = f"; {warnings} to think about" if warnings else ""
         screen.print(f"`iocpd serve` can start{noted}", style="yellow" if warnings else "green")

@@ -11,7 +11,7 @@ from iocpd.api.cli.command import CONNECTIONS, verb
 from iocpd.api.cli.console import ask, plural
 from iocpd.api.cli.contexts import connect
 from iocpd.api.cli.jobs import follow_broadcast, follow_kicks, show_broadcast, show_kicks, tell_job
-from iocpd.api.cli.options import Caution, Many, Output, Where, Which, payload
+from iocpd.api.cli.options import Caution, Many, Output, Where, Which, payload, time_option
 from iocpd.api.cli.safe import safe
 from iocpd.api.cli.statuses import Status, Stop, complain, explain, status_of
 
@@ -46,9 +46,7 @@ def kick(
         Path | None, typer.Option("--farewell-file", metavar="FILE", help="the same from a file; - is stdin")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="reset at once; nothing more is sent")] = False,
-    timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=0, max=300, help="then reset who has not left")
-    ] = 5.0,
+    timeout: Annotated[float, time_option("--timeout", least=0, most=300, help="then reset who has not left")] = 5.0,
     ban_ttl: Annotated[
         str | None, typer.Option("--ban-ttl", metavar="TIME", help="also ban each one's address for so long")
     ] = None,

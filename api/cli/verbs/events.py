@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from iocpd.api.cli.contexts import connect
 from iocpd.api.cli.listing import as_json, endpoint, fields_of
 from iocpd.api.cli.options import Output, Where
 from iocpd.api.cli.safe import safe
+from iocpd.api.cli.statuses import Status, Stop
 from iocpd.api.cli.units import size
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ def events(
     from iocpd.api.client import Event
 
     names = fields_of(Event, fields)
+    if after is not None and not re.fullmatch("[!-~]{1,200}", after):  # it goes into a header
+        raise Stop(f"--after is {safe(after)!r}: write the position of an event, such as k3f9qz.12.7", Status.USAGE)
     wanted = [each.strip() for each in types.split(",")] if types else None
     screen = console(no_color=output.no_color)
     with connect(where) as client:

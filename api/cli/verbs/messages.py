@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from iocpd.api.cli.console import ask, console, for_people, plural
 from iocpd.api.cli.contexts import connect
 from iocpd.api.cli.jobs import follow_broadcast, show_broadcast, tell_job
 from iocpd.api.cli.listing import as_json
-from iocpd.api.cli.options import Caution, Many, Output, Where, Which, payload
+from iocpd.api.cli.options import Caution, Many, Output, Where, Which, payload, time_option
 from iocpd.api.cli.statuses import Status, Stop, complain
 from iocpd.api.cli.verbs.connections import IdArgument
 
@@ -22,7 +23,7 @@ FileOption = Annotated[
 ]
 LineOption = Annotated[bool, typer.Option("--newline", "-l", help="a line feed after it")]
 TimeoutOption = Annotated[
-    float, typer.Option("--timeout", metavar="SECONDS", min=0.1, max=300, help="wait so long for it to be written")
+    float, time_option("--timeout", least=0.1, most=300, help="wait so long for it to be written")
 ]
 
 
@@ -67,7 +68,7 @@ def send(
     examples=[
         "iocpd broadcast --all -l 'maintenance at 18:00'",
         "iocpd broadcast --listener 1 --file notice.bin --yes",
-        "iocpd broadcast --group lobby hello --on-slow disconnect --ttl 2000",
+        "iocpd broadcast --group lobby hello --on-slow disconnect --ttl 2s",
         "iocpd broadcast --tag region:eu hello --dry-run",
     ],
     notes="It tells how many match, and asks.",
@@ -86,7 +87,8 @@ def broadcast(
         str, typer.Option("--on-slow", metavar="skip|disconnect", help="what if too much unread is queued for one")
     ] = "skip",
     ttl: Annotated[
-        int | None, typer.Option("--ttl", metavar="MS", min=1, help="drop it where it has not begun to be sent by then")
+        float | None,
+        time_option("--ttl", least=0.001, most=3600, help="drop it where it has not begun to be sent by then"),
     ] = None,
 ) -> int:
     """Send to all connections that match a filter."""
@@ -94,7 +96,11 @@ def broadcast(
         raise Stop("to whom? give a filter such as --listener 0, or --all", Status.USAGE)
     message = _message(text, file, newline=newline)
     target: dict[str, Any] = {**which.given(), **many.given()}
-    how: dict[str, Any] = {"on_slow": on_slow, "ttl_ms": ttl, "timeout": timeout}
+    how: dict[str, Any] = {
+        "on_slow": on_slow,
+        "ttl_ms": None if ttl is None else math.ceil(ttl * 1000),
+        "timeout": timeout,
+    }
     with connect(where) as client:
         look = client.broadcast(message, dry_run=True, **how, **(target | {"rate_per_s": None}))
         if caution.dry_run:

@@ -77,7 +77,8 @@ def _facts(node: Node) -> Table:
 
 def _listeners(listeners: Iterable[Listener]) -> Table:
     table = grid(
-        ["LISTENER", "ADDRESS", "SERVICE", "NOW", "ACCEPTED", "REFUSED"], [False, False, False, True, True, True]
+        ["LISTENER", "ADDRESS", "SERVICE", "FRAMING", "UP TO", "NOW", "ACCEPTED", "REFUSED"],
+        [False, False, False, False, True, True, True, True],
     )
     for each in listeners:
         refused = sum(getattr(each, name) for name in type(each).model_fields if name.startswith("refused_"))
@@ -85,6 +86,8 @@ def _listeners(listeners: Iterable[Listener]) -> Table:
             f"{each.id}{'' if each.open else ' (closed)'}",
             safe(endpoint(each.host, each.port)),
             safe(each.service),
+            safe(each.framing.kind),
+            "" if each.framing.max_bytes is None else size(each.framing.max_bytes),
             count(each.connections),
             count(each.accepted),
             count(refused),

@@ -17,7 +17,7 @@ from iocpd.api.cli.help import Command
 from iocpd.api.cli.statuses import Status, complain
 
 if TYPE_CHECKING:
-    from iocpd.api.settings import Settings
+    from iocpd.api.settings import Settings, SettingsError
 
 _CAPACITY = "Capacities"
 _LIMITS = "Limits on clients"
@@ -162,6 +162,7 @@ def serve(context: typer.Context, config: ConfigOption = None) -> int:
     # Imported late, so that --help and --version answer at once.
     from iocpd.api.server import StartFailure
     from iocpd.api.server import serve as run
+    from iocpd.api.settings import SettingsError
 
     # An option that may be given several times and was not is an empty list or tuple, as the version of Typer has it.
     given = {name: value for name, value in context.meta[_SETTINGS].items() if value not in (None, [], ())}
@@ -170,6 +171,8 @@ def serve(context: typer.Context, config: ConfigOption = None) -> int:
         return Status.USAGE
     try:
         return run(settings)
+    except SettingsError as error:
+        return _say_settings(error)
     except StartFailure as error:
         complain(str(error))
         return Status.FAILED
@@ -195,6 +198,11 @@ def settings_of(flags: dict[str, Any], config: Path | None) -> Settings | None:
     try:
         return load_settings(flags, config)
     except SettingsError as error:
-        for line in error.lines:
-            complain(line)
+        _say_settings(error)
         return None
+
+
+def _say_settings(error: SettingsError) -> Status:
+    for line in error.lines:
+        complain(line)
+    return Status.USAGE

@@ -14,7 +14,7 @@ import typer
 
 from iocpd.api.cli.command import HERE, app, group, verb
 from iocpd.api.cli.console import ask, console, for_people
-from iocpd.api.cli.options import Output, YesOption
+from iocpd.api.cli.options import Output, YesOption, time_option
 from iocpd.api.cli.safe import safe, safe_json
 from iocpd.api.cli.statuses import Status, Stop, complain
 from iocpd.api.cli.verbs.serve import settings_of
@@ -34,8 +34,7 @@ service = group(
 
 NameOption = Annotated[str, typer.Option("--name", metavar="NAME", help="of the service")]
 PatienceOption = Annotated[
-    float | None,
-    typer.Option("--patience", metavar="SECONDS", min=1, max=86400, help="wait no longer; else while it goes on"),
+    float | None, time_option("--patience", least=1, most=86400, help="wait no longer; else while it goes on")
 ]
 
 _NO_WINDOWS = (

@@ -12,7 +12,7 @@ import typer
 from iocpd.api.cli.command import CONNECTIONS, verb
 from iocpd.api.cli.console import console, for_people
 from iocpd.api.cli.contexts import connect
-from iocpd.api.cli.options import Output, Where
+from iocpd.api.cli.options import Output, Where, time_option
 from iocpd.api.cli.safe import safe_json
 from iocpd.api.cli.statuses import Status, Stop
 
@@ -38,9 +38,7 @@ def top(
     output: Output,
     where: Where,
     sort: Annotated[str, typer.Option("--sort", metavar="COLUMN", help="such as in/s, out/s, queued, age")] = "in/s",
-    interval: Annotated[
-        float, typer.Option("--interval", "-d", metavar="SECONDS", min=0.2, max=60, help="between two looks")
-    ] = 2.0,
+    interval: Annotated[float, time_option("--interval", "-d", least=0.2, most=60, help="between two looks")] = 2.0,
     limit: Annotated[
         int, typer.Option("--limit", "-n", metavar="N", min=1, max=1000, help="look at so many connections")
     ] = 1000,

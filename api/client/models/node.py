@@ -172,6 +172,20 @@ class ServiceThread(Model):
     errors: int
 
 
+class Framing(Model):
+    """How a listener's streams are cut into messages.
+
+    Attributes:
+        kind: raw is not at all: a message is what one receive brings.
+        max_bytes: Of a message; None: raw has no limit.
+        options: As one writes it behind a listener's `?`.
+    """
+
+    kind: Literal["raw", "lines", "length", "fixed", "delimited"] | str
+    max_bytes: int | None
+    options: str
+
+
 class Listener(Model):
     """Where the service listens.
 
@@ -193,6 +207,7 @@ class Listener(Model):
     host: str
     port: int
     service: str
+    framing: Framing
     open: bool
     connections: int
     accepted: int

@@ -77,7 +77,7 @@ def _follow(types: Sequence[EventKind] | None, listener: int | None, after: str 
 def _event_of(kind: str, data: str, position: str | None) -> Event:
     try:
         return Event.model_validate({**json.loads(data), "kind": kind, "position": position})
-    except (ValueError, TypeError) as error:  # pydantic's are among them
+    except (ValueError, TypeError, RecursionError) as error:  # pydantic's are among them
         raise UnexpectedAnswer(f"GET /v1/events answered what is not an event: {error}") from None
 
 
