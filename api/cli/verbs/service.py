@@ -101,8 +101,11 @@ def install(
     )
     if plan.needs_password(made.account):
         made = replace(made, password=_password(made.account))
+    was_there = made.state_dir.exists()
     unknown = steps.install(manager, machine, made)
     _say(f"the service {name} is installed; it runs as {made.account} and writes {made.log}")
+    if was_there:
+        _say(f"{made.state_dir} was there: only the system, administrators and the service have rights on it now")
     for what in unknown:
         complain(f"this system does not know {what}: left out")
     for warning in _warnings(made):
