@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from iocpd.api.cli import main
 from iocpd.api.cli.statuses import Status, Stop
 from iocpd.api.cli.verbs import service
-from iocpd.api.cli.winservice import machine, owners, plan, steps
+from iocpd.api.cli.winservice import machine, native, owners, plan, steps
 from iocpd.api.cli.winservice.binary import command_line, is_ours, option_of, quoted
 from iocpd.api.cli.winservice.plan import Plan
 from iocpd.api.cli.winservice.scm import AUTO_START, INVALID_LEVEL, Condition, Config, ScmError, State
@@ -434,6 +435,28 @@ def test_variables_of_this_session_are_not_the_service_s(here: Here, monkeypatch
     assert os.environ["IOCPD_TCP"] == "nowhere"
 
 
+def test_programs_in_a_profile_are_told(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USERPROFILE", str(here.launcher.parent))
+    for name in ("prefix", "base_prefix", "executable"):
+        monkeypatch.setattr(sys, name, str(here.launcher.parent.parent / "elsewhere"))
+    assert here.install() == 0
+    assert f"{here.launcher} is in your profile, which other accounts can't read" in here.err
+    for name in ("prefix", "base_prefix", "executable"):
+        here.manager.made = None
+        monkeypatch.setattr(sys, name, str(here.launcher.parent / name))
+        assert here.install() == 0
+        assert f" and {here.launcher.parent / name} are in your profile" in here.err
+        monkeypatch.setattr(sys, name, str(here.launcher.parent.parent / "elsewhere"))
+
+
+def test_what_a_key_file_outside_the_state_folder_needs_is_told(here: Here, tmp_path: Path) -> None:
+    assert here.install() == 0
+    assert "icacls" not in here.err
+    here.manager.made = None
+    assert here.install("--name", "relay", serve=["--keys", tmp_path / "secrets" / "keys.json"]) == 0
+    assert f'icacls "{tmp_path / "secrets"}" /grant "NT SERVICE\\relay:(OI)(CI)M"' in here.err
+
+
 def test_a_password_is_asked_for_and_is_not_shown(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("getpass.getpass", lambda prompt: "s3cret")
@@ -582,6 +605,28 @@ def test_errors_of_a_start(here: Here, code: int, status: int) -> None:
     assert here.install() == 0
     here.manager.fails = {"start": code}
     assert here.call("start") == status
+
+
+@pytest.mark.parametrize(
+    ("opened", "text"),
+    [(True, "may not run its launcher or its Python"), (False, "access denied: this needs a prompt")],
+)
+def test_a_start_that_is_denied_is_not_one_that_nobody_may_ask_for(opened: bool, text: str) -> None:
+    """The manager denies it too when the service's account can't read the program."""
+    real, doors = native.NativeManager(), iter([1, 2 if opened else 0])
+    advapi = SimpleNamespace(
+        OpenSCManagerW=lambda *_: next(doors),
+        OpenServiceW=lambda *_: next(doors),
+        StartServiceW=lambda *_: 0,
+        CloseServiceHandle=lambda _: 1,
+    )
+    vars(real).update(
+        _advapi=advapi, _ffi=SimpleNamespace(NULL=None, getwinerror=lambda: (ACCESS_DENIED, "Access is denied."))
+    )
+    with pytest.raises(ScmError) as raised:
+        real.start("iocpd")
+    assert text in str(raised.value)
+    assert raised.value.status == Status.REFUSED
 
 
 def test_what_the_system_says_is_taken_as_it_is() -> None:

@@ -254,13 +254,19 @@ def _password(account: str) -> str:
 
 
 def _warnings(plan: Any) -> Iterator[str]:
-    from iocpd.api.cli.winservice.plan import needs_password
+    from iocpd.api.cli.winservice.plan import needs_password, virtual_account
 
     if needs_password(plan.account):
         yield f"{plan.account} needs the right to log on as a service: Local Security Policy, User Rights Assignment"
     home = os.environ.get("USERPROFILE", "")
-    if home and sys.platform == "win32" and Path(sys.base_prefix).is_relative_to(home):
-        yield f"Python is in {sys.base_prefix}, which other accounts can't read: install it for all users"
+    if inside := [str(path) for path in plan.programs if home and path.is_relative_to(home)]:
+        text = "which other accounts can't read: install Python and iocpd for all users"
+        yield f"{' and '.join(inside)} {'is' if len(inside) == 1 else 'are'} in your profile, {text}"
+    if not plan.keys.is_relative_to(plan.state_dir):
+        # Whatever account it runs as, a service is this one as well.
+        way_out = f'`icacls "{plan.keys.parent}" /grant "{virtual_account(plan.name)}:(OI)(CI)M"` gives both'
+        needs = f"needs the right to read {plan.keys}, and for keys over the API to change its folder"
+        yield f"the service {needs}: {way_out}"
     if plan.log.parent != plan.state_dir:
         yield f"{plan.account} needs the right to write in {plan.log.parent}, where the log is"
 
