@@ -310,7 +310,7 @@ def test_a_folder_that_somebody_else_has_made_is_refused_as_it_is(prepared: Prep
         prepared.give()
     assert raised.value.status == Status.REFUSED
     assert "belongs to PC\\bob" in str(raised.value)
-    assert f'icacls "{his}" /setowner *S-1-5-32-544`' in str(raised.value)
+    assert f"icacls {quoted(str(his))} /setowner *S-1-5-32-544`" in str(raised.value)
     assert not prepared.ran
 
 
@@ -337,7 +337,7 @@ def test_keys_that_somebody_else_has_put_into_the_folder_are_refused_once_he_can
     with pytest.raises(Stop) as raised:
         prepared.give()
     assert f"{planted} in the state folder belongs to PC\\bob" in str(raised.value)
-    assert f'icacls "{prepared.folder}" /setowner *S-1-5-32-544 /T`' in str(raised.value)
+    assert f"icacls {quoted(str(prepared.folder))} /setowner *S-1-5-32-544 /T`" in str(raised.value)
     assert prepared.ran
 
 
@@ -454,7 +454,7 @@ def test_what_a_key_file_outside_the_state_folder_needs_is_told(here: Here, tmp_
     assert "icacls" not in here.err
     here.manager.made = None
     assert here.install("--name", "relay", serve=["--keys", tmp_path / "secrets" / "keys.json"]) == 0
-    assert f'icacls "{tmp_path / "secrets"}" /grant "NT SERVICE\\relay:(OI)(CI)M"' in here.err
+    assert f'icacls {quoted(str(tmp_path / "secrets"))} /grant "NT SERVICE\\relay:(OI)(CI)M"' in here.err
 
 
 def test_a_password_is_asked_for_and_is_not_shown(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:

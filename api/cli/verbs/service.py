@@ -254,6 +254,7 @@ def _password(account: str) -> str:
 
 
 def _warnings(plan: Any) -> Iterator[str]:
+    from iocpd.api.cli.winservice.binary import quoted
     from iocpd.api.cli.winservice.plan import needs_password, virtual_account
 
     if needs_password(plan.account):
@@ -264,7 +265,7 @@ def _warnings(plan: Any) -> Iterator[str]:
         yield f"{' and '.join(inside)} {'is' if len(inside) == 1 else 'are'} in your profile, {text}"
     if not plan.keys.is_relative_to(plan.state_dir):
         # Whatever account it runs as, a service is this one as well.
-        way_out = f'`icacls "{plan.keys.parent}" /grant "{virtual_account(plan.name)}:(OI)(CI)M"` gives both'
+        way_out = f'`icacls {quoted(str(plan.keys.parent))} /grant "{virtual_account(plan.name)}:(OI)(CI)M"` gives both'
         needs = f"needs the right to read {plan.keys}, and for keys over the API to change its folder"
         yield f"the service {needs}: {way_out}"
     if plan.log.parent != plan.state_dir:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from cffi import FFI
 
 from iocpd.api.cli.statuses import Status, Stop
+from iocpd.api.cli.winservice.binary import quoted
 from iocpd.api.cli.winservice.plan import sid_of
 
 _CDEF = """
@@ -93,7 +94,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _foreign(what: str, place: Path, below: str = "") -> Stop:
     text = "who could have put keys there that open the API: look at it, and remove it or give it to the administrators"
-    way_out = f'`icacls "{place}" /setowner *{ADMINISTRATORS}{below}`'
+    way_out = f"`icacls {quoted(str(place))} /setowner *{ADMINISTRATORS}{below}`"
     return Stop(f"{what}, {text} by {way_out}; or take another folder with -- --state-dir", Status.REFUSED)
 
 
