@@ -55,11 +55,27 @@ def _replace(temporary: Path, path: Path) -> None:
     until = time.monotonic() + WAIT_SECONDS
     while True:
         try:
-            return os.replace(temporary, path)
+            return _move(temporary, path)
         except PermissionError:
             if time.monotonic() >= until:
                 raise
         time.sleep(_PAUSE_SECONDS)
+
+
+if sys.platform == "win32":
+    import ctypes
+
+    _move_file = ctypes.WinDLL("kernel32", use_last_error=True).MoveFileExW
+    _move_file.argtypes = (ctypes.c_wchar_p, ctypes.c_wchar_p, ctypes.c_uint32)
+    _REPLACE_EXISTING, _WRITE_THROUGH = 0x1, 0x8
+
+    def _move(temporary: Path, path: Path) -> None:
+        # os.replace() does not wait until the disk has it.
+        if not _move_file(str(temporary), str(path), _REPLACE_EXISTING | _WRITE_THROUGH):
+            raise ctypes.WinError(ctypes.get_last_error())
+
+else:
+    _move = os.replace
 
 
 def _keep_owner(descriptor: int, path: Path) -> None:
@@ -72,7 +88,7 @@ def _keep_owner(descriptor: int, path: Path) -> None:
 @contextlib.contextmanager
 def _flushed_after(folder: Path) -> Iterator[None]:
     """The new name lives in the folder, which is opened first: without a handle for it nothing must be replaced.
-    Windows has no handle on a folder that could be flushed; NTFS has a journal."""
+    Windows has no handle on a folder that could be flushed; the move itself waits for the disk there."""
     if os.name == "nt":
         yield
         return

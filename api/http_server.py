@@ -100,6 +100,11 @@ def _advice(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return "the port is taken; give another with --http HOST:PORT, or 0 to let the system choose"
     if isinstance(error, PermissionError):
+        if sys.platform == "win32":
+            return (
+                "another program has this port for itself, or Windows reserves it (`netsh int ipv4 show"
+                " excludedportrange protocol=tcp`); give another with --http HOST:PORT"
+            )
         return "no right to use this port; give another with --http HOST:PORT, above 1023"
     if error.errno == errno.EADDRNOTAVAIL:
         return "no interface of this machine has that address"
@@ -151,8 +156,11 @@ class HttpServer(uvicorn.Server):
         self.ready.set()
 
     def _note_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """asyncio tells of a lack of handles, with a traceback, as many times as it would have accepted."""
+        """asyncio tells of a lack of handles, with a traceback, as many times as it would have accepted; and of who is
+        gone before he is accepted, which Windows has accept() say of a client that resets while it waits."""
         error = context.get("exception")
+        if isinstance(error, ConnectionError) and "handle" in context:  # of a callback, and not of a task
+            return
         if not (isinstance(error, OSError) and error.errno in _NO_HANDLES and "socket" in context):
             loop.default_exception_handler(context)
         elif loop.time() >= self._next_complaint:

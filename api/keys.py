@@ -168,7 +168,8 @@ def read_keys(path: Path) -> list[KeyRecord]:
 def check_rights(path: Path) -> None:
     """KeyFileError if somebody beside the file's owner may write to it, who could then give himself every right.
 
-    On Windows the file is as its folder is, which the installation makes for the service's account alone.
+    On Windows the file is as its folder is: `iocpd service install` makes the state folder the system's,
+    administrators' and the service's alone, and takes none in which somebody else has put anything.
     """
     if os.name == "nt":
         return

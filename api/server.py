@@ -52,6 +52,8 @@ _AUDIT_RETRY_SECONDS = 1.0
 _SAME_SIGNAL_SECONDS = 0.3
 # mallopt(3), malloc.h
 _M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 128 * 1024
+# werapi.h
+_WER_FAULT_REPORTING_NO_UI = 0x20
 
 _log = logs.get_logger("iocpd.server")
 
@@ -66,6 +68,7 @@ def serve(settings: Settings) -> int:
     for line in unknown_variables():
         _log.warning(line)
     _give_large_memory_back()
+    _crash_without_a_window()
     # As many series again, and nobody reads them.
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     with _sole_user(settings.state_dir):
@@ -78,6 +81,13 @@ def _give_large_memory_back() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError):  # not glibc
             ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def _crash_without_a_window() -> None:
+    """Nobody may be there who could close the window of Windows' report on a crash, and the process ends only then. The
+    report itself is made as Windows is set to make it, with a dump or without."""
+    if sys.platform == "win32":
+        ctypes.WinDLL("kernel32").WerSetFlags(_WER_FAULT_REPORTING_NO_UI)
 
 
 def _serve(settings: Settings) -> int:

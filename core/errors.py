@@ -50,8 +50,11 @@ _WAYS_OUT = {
     errno.EADDRNOTAVAIL: "this machine has no such address: choose one of its own, 0.0.0.0 or [::]",
     errno.EACCES: "permission denied: choose a port above 1023, or run with the right to take this one",
 }
-if hasattr(errno, "WSAEACCES"):
-    _WAYS_OUT[errno.WSAEACCES] = _WAYS_OUT[errno.EACCES]
+if hasattr(errno, "WSAEACCES"):  # Windows has no ports that need a right
+    _WAYS_OUT[errno.WSAEACCES] = (
+        "another program has this port for itself, or Windows reserves it (`netsh int ipv4 show excludedportrange"
+        " protocol=tcp`): choose another port"
+    )
 
 
 def system_text(code: int) -> str:

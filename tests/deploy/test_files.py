@@ -139,6 +139,23 @@ def test_the_stop_of_a_windows_container_is_bounded_from_the_inside_to_the_outsi
     assert deadline + JOIN < int(grace) < int(patience) <= seconds(service["stop_grace_period"])
 
 
+def test_the_user_of_a_windows_container_is_given_its_volume_before_it_needs_it() -> None:
+    """Docker makes volumes for administrators and the system alone, and copies nothing of the image's folder there."""
+    readme = (DEPLOY / "README.md").read_text()
+    section = readme[readme.index("## Windows containers") : readme.index("## Windows service")]
+    for text in (
+        *re.findall(r"```bat\n(.*?)```", section, re.DOTALL),
+        (DEPLOY / "compose.windows.yml").read_text(),
+        next(text for text in (TOP / ".github/workflows/packages.yml").read_text().split("- name:") if "MSYS" in text),
+    ):
+        commands = [line.strip("# ") for line in re.sub(r"[\\^]\n#?", "", text).splitlines()]
+        runs = [line for line in commands if line.startswith("docker") and re.search(r" run | up ", line)]
+        as_user = [at for at, line in enumerate(runs) if "ContainerAdministrator" not in line]
+        given = [at for at, line in enumerate(runs) if "ContainerUser:(OI)(CI)M" in line]
+        assert given, text
+        assert given[0] < as_user[0], text
+
+
 def test_a_linux_container_is_given_time_to_drain() -> None:
     services = load(DEPLOY / "compose.linux.yml")["services"]
     for name in ("iocpd", "iocpd-io-uring"):

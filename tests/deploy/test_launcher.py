@@ -50,6 +50,16 @@ def test_an_event_ends_in_a_full_drain(windows: Windows, event: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("event", EVENTS)
+def test_that_windows_will_not_wait_for_the_drain_is_said(windows: Windows, event: str) -> None:
+    launched = launch(windows, *service(windows, "0", "0"))
+    launched.saw("ready")
+    launched.tell(EVENTS[event])
+    assert launched.status() == 0
+    said = any(line.startswith("iocpd-launcher: Windows") and "some 5 s" in line for line in launched.lines)
+    assert said is (event not in ("CTRL_C", "CTRL_BREAK"))
+
+
 def test_the_service_sees_no_console_event_itself(windows: Windows) -> None:
     launched = launch(windows, *service(windows, "800", "0"))
     launched.saw("ready")

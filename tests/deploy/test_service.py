@@ -16,6 +16,7 @@ import random
 import shutil
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,10 +86,16 @@ def installed(windows_programs: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 class Service:
-    """`iocpd service VERB --name NAME`, and the name's entries in the registry."""
+    """`iocpd service VERB --name NAME`, and the name's entries in the registry.
 
-    def __init__(self, windows: Windows, python: Path, name: str, state_dir: Path) -> None:
-        self.name, self.state_dir = name, state_dir
+    The state folder is on Wine's drive C, where all of the way to it is this user's.
+    """
+
+    def __init__(self, windows: Windows, python: Path, name: str) -> None:
+        from tests.windows.wine import CACHE
+
+        self.name, self.folder = name, rf"C:\{name}\state dir"
+        self.state_dir = CACHE / "prefix" / "drive_c" / name / "state dir"
         self._windows, self._python = windows, str(python)
         self.lines: list[str] = []
 
@@ -102,7 +109,7 @@ class Service:
         return status
 
     def install(self, *words: str, tcp: str) -> int:
-        serve = ["--tcp", tcp, "--http", "127.0.0.1:0", "--state-dir", self._windows.path(self.state_dir)]
+        serve = ["--tcp", tcp, "--http", "127.0.0.1:0", "--state-dir", self.folder]
         return self.call("install", *words, "--", *serve, "--log-format", "console")
 
     def status(self) -> dict[str, Any]:
@@ -118,12 +125,14 @@ class Service:
 
 
 @pytest.fixture
-def service(windows: Windows, installed: Path, tmp_path: Path) -> Iterator[Service]:
-    made = Service(windows, installed, f"iocpd-test-{os.getpid()}", tmp_path / "state dir")
+def service(windows: Windows, installed: Path) -> Iterator[Service]:
+    made = Service(windows, installed, f"iocpd-test-{os.getpid()}")
+    made.state_dir.parent.mkdir()
     yield made
     # Wine would start it with every prefix's start from then on.
     for _ in range(3):
         if made.call("remove", "--yes") in (0, 3):
+            shutil.rmtree(made.state_dir.parent)
             return
     raise AssertionError(made.lines)
 
@@ -148,11 +157,11 @@ def test_a_service_s_life(service: Service, windows: Windows, installed: Path) -
     ]
 
     before = service.status()
-    log, folder = service.state_dir / "service.log", windows.path(service.state_dir)
+    log = service.state_dir / "service.log"
     assert before["bin_path"] == (
         f'"{windows.path(installed.parent / "iocpd-launcher.exe")}" --service={name} --grace=60'
-        f' "--log={windows.path(log)}" -- "{windows.path(installed)}" -m iocpd.api serve --tcp 0.0.0.0:{where}/echo'
-        f' --http 127.0.0.1:0 --state-dir "{folder}" --log-format console'
+        rf' "--log={service.folder}\service.log" -- "{windows.path(installed)}" -m iocpd.api serve'
+        f' --tcp 0.0.0.0:{where}/echo --http 127.0.0.1:0 --state-dir "{service.folder}" --log-format console'
     )
     assert (before["state"], before["pid"], before["win32_exit_code"]) == ("stopped", None, 1077)
     assert before["account"] == f"NT SERVICE\\{name}"
@@ -201,6 +210,21 @@ def test_a_service_s_life(service: Service, windows: Windows, installed: Path) -
     assert log.exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("place", [".", "keys.json"])
+def test_what_somebody_else_has_put_there_is_not_the_service_s(service: Service, place: str) -> None:
+    """Wine knows whose files are: its one user's, or not."""
+    service.state_dir.mkdir()
+    (service.state_dir / "keys.json").touch()
+    os.chown(service.state_dir / place, 12345, -1)
+    assert service.install(tcp="127.0.0.1:0") == 5
+    assert service.folder + ("" if place == "." else rf"\{place}") in service.lines[-1]
+    assert "/setowner *S-1-5-32-544" in service.lines[-1]
+    assert service.call("status") == 3
+    os.chown(service.state_dir / place, os.getuid(), -1)
+    assert service.install(tcp="127.0.0.1:0") == 0, service.lines
+
+
 def test_a_start_that_fails_is_told(service: Service) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -223,8 +247,8 @@ def test_what_the_manager_refuses(service: Service) -> None:
     assert service.install("--grace", "45", tcp="127.0.0.1:0") == 2
 
 
-def test_services_of_others_are_left_alone(windows: Windows, installed: Path, tmp_path: Path) -> None:
-    theirs = Service(windows, installed, "PlugPlay", tmp_path)
+def test_services_of_others_are_left_alone(windows: Windows, installed: Path) -> None:
+    theirs = Service(windows, installed, "PlugPlay")
     assert theirs.status()["state"] == "running"
     for words in (("start",), ("stop",), ("remove", "--yes")):
         assert theirs.call(*words) == 5

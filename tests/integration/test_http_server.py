@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -156,6 +158,34 @@ def test_requests_in_one_piece_are_answered_in_order(port: int) -> None:
 def test_a_request_to_upgrade_is_answered_as_http(port: int) -> None:
     headers = {"connection": "upgrade", "upgrade": "websocket"}
     assert httpx.get(f"http://127.0.0.1:{port}/livez", headers=headers).json() == {"status": "live"}
+
+
+def test_a_client_that_resets_before_it_is_accepted_is_no_error(
+    port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As Windows tells of it, on every system."""
+    gone, accept = iter([ConnectionResetError(10054, "reset by the peer")]), socket.socket.accept
+
+    def accept_or_reset(listener: socket.socket) -> tuple[socket.socket, object]:
+        for error in gone:
+            raise error
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", accept_or_reset)
+    received, _ = answer(port, b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert next(gone, None) is None
+    assert not caplog.records
+
+
+@pytest.mark.skipif(sys.platform != "win32", reason="of Windows")
+def test_a_port_that_windows_keeps_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(listener: socket.socket, where: object) -> None:
+        raise OSError(None, "An attempt was made to access a socket", None, errno.WSAEACCES)
+
+    monkeypatch.setattr(socket.socket, "bind", refused)
+    with pytest.raises(ListenFailure, match="excludedportrange"):
+        listen(HttpAddress("127.0.0.1", 8080))
 
 
 def test_accepted_connections_send_without_delay() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_file_that_somebody_reads_is_replaced(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried, replace = threading.Event(), os.replace
+    tried, replace = threading.Event(), durable._move
 
     def watched(*names: Any) -> None:
         try:
@@ -31,7 +32,7 @@ def test_a_file_that_somebody_reads_is_replaced(file: Path, monkeypatch: pytest.
         finally:
             tried.set()
 
-    monkeypatch.setattr(os, "replace", watched)
+    monkeypatch.setattr(durable, "_move", watched)
     writer = threading.Thread(target=replace_file, args=(file, [b"latter"]))
     with file.open("rb") as reader:
         writer.start()
@@ -42,16 +43,31 @@ def test_a_file_that_somebody_reads_is_replaced(file: Path, monkeypatch: pytest.
     assert list(file.parent.iterdir()) == [file]
 
 
+@pytest.mark.skipif(sys.platform != "win32", reason="elsewhere the folder is flushed")
+def test_a_move_is_on_the_disk_when_it_returns(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    move = durable._move_file  # type: ignore[attr-defined,unused-ignore]
+
+    def noting(temporary: str, path: str, flags: int) -> int:
+        asked.append(flags)
+        return int(move(temporary, path, flags))
+
+    monkeypatch.setattr(durable, "_move_file", noting)
+    replace_file(file, [b"latter"])
+    assert asked == [0x1 | 0x8]  # MOVEFILE_REPLACE_EXISTING, MOVEFILE_WRITE_THROUGH
+    assert file.read_bytes() == b"latter"
+
+
 def test_one_that_becomes_free_is_replaced(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Windows has it, on every system."""
-    refusals, replace = iter([PermissionError(13, "Access denied")] * 3), os.replace
+    refusals, replace = iter([PermissionError(13, "Access denied")] * 3), durable._move
 
     def refused_at_first(*names: Any) -> None:
         for refusal in refusals:
             raise refusal
         replace(*names)
 
-    monkeypatch.setattr(os, "replace", refused_at_first)
+    monkeypatch.setattr(durable, "_move", refused_at_first)
     monkeypatch.setattr(durable, "WAIT_SECONDS", PATIENCE)
     replace_file(file, [b"latter"])
     assert file.read_bytes() == b"latter"
@@ -61,7 +77,7 @@ def test_one_that_is_never_free_stays_as_it_was(file: Path, monkeypatch: pytest.
     def refused(*names: Any) -> None:
         raise PermissionError(13, "Access denied")
 
-    monkeypatch.setattr(os, "replace", refused)
+    monkeypatch.setattr(durable, "_move", refused)
     monkeypatch.setattr(durable, "WAIT_SECONDS", 0.05)
     with pytest.raises(PermissionError, match="Access denied"):
         replace_file(file, [b"latter"])

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from iocpd.api.cli import main
 from iocpd.api.cli.statuses import Status, Stop
 from iocpd.api.cli.verbs import service
-from iocpd.api.cli.winservice import machine, plan, steps
+from iocpd.api.cli.winservice import machine, native, owners, plan, steps
 from iocpd.api.cli.winservice.binary import command_line, is_ours, option_of, quoted
 from iocpd.api.cli.winservice.plan import Plan
 from iocpd.api.cli.winservice.scm import AUTO_START, INVALID_LEVEL, Condition, Config, ScmError, State
@@ -83,7 +84,7 @@ class FakeManager:
 @dataclass
 class FakeMachine:
     sources: set[str] = field(default_factory=set)
-    folders: dict[Path, str] = field(default_factory=dict)
+    folders: dict[Path, tuple[str, str]] = field(default_factory=dict)
     ports: dict[str, tuple[int, ...]] = field(default_factory=dict)
     fails: str = ""
 
@@ -98,9 +99,9 @@ class FakeMachine:
     def remove_event_source(self, name: str) -> None:
         self.sources.discard(name)
 
-    def give_folder(self, folder: Path, sid: str) -> None:
+    def give_folder(self, folder: Path, sid: str, account: str) -> None:
         self._called("folder")
-        self.folders[folder] = sid
+        self.folders[folder] = sid, account
 
     def open_firewall(self, name: str, ports: Sequence[int]) -> None:
         self.ports[name] = tuple(ports)
@@ -229,11 +230,122 @@ def test_only_accounts_with_a_password_need_one(account: str, asks: bool) -> Non
     assert plan.needs_password(account) is asks
 
 
-def test_a_new_folder_is_for_nobody_else_and_an_old_one_keeps_what_it_has() -> None:
-    fresh = machine.rights(Path("x"), "S-1-5-80-1", fresh=True)
-    assert fresh[1:3] == ["/inheritance:r", "/grant:r"]
-    assert fresh[-1] == "*S-1-5-80-1:(OI)(CI)M"
-    assert machine.rights(Path("x"), "S-1-5-80-1", fresh=False) == ["x", "/grant", "*S-1-5-80-1:(OI)(CI)M"]
+# --- the state folder -------------------------------------------------------------------------------------------------
+
+ADMIN, BOB = "S-1-5-21-1-2-3-500", "S-1-5-21-1-2-3-1001"
+
+
+@dataclass
+class FakeOwners:
+    """Everything is the administrators', but for what is in `others`; nobody can tell whose the hidden ones are."""
+
+    others: dict[Path, str] = field(default_factory=dict)
+    hidden: set[Path] = field(default_factory=set)
+
+    def owner(self, path: Path) -> str:
+        if path in self.hidden:
+            raise PermissionError(13, "Access is denied")
+        return self.others.get(path, owners.ADMINISTRATORS)
+
+    def name(self, sid: str) -> str:
+        return {BOB: "PC\\bob"}.get(sid, sid)
+
+    def this_account(self) -> str:
+        return ADMIN
+
+    def account(self, name: str) -> str | None:
+        return None
+
+
+@dataclass
+class Prepared:
+    """give_folder of the real machine, with these owners and without icacls."""
+
+    owners: FakeOwners
+    ran: list[list[str]]
+    folder: Path
+
+    def give(self) -> None:
+        machine.NativeMachine().give_folder(self.folder, "S-1-5-80-1", r"NT SERVICE\iocpd")
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Prepared:
+    made = Prepared(FakeOwners(), [], tmp_path / "data" / "state")
+    monkeypatch.setattr(machine, "NativeOwners", lambda: made.owners)
+    monkeypatch.setattr(machine, "_run", lambda program, arguments, doing: made.ran.append([program, *arguments]))
+    return made
+
+
+def test_a_state_folder_is_for_nobody_else_whether_or_not_it_was_there(prepared: Prepared) -> None:
+    given = ["*S-1-5-18:(OI)(CI)F", "*S-1-5-32-544:(OI)(CI)F", "*S-1-5-80-1:(OI)(CI)M"]
+    for _ in range(2):
+        prepared.give()
+        assert prepared.ran.pop() == ["icacls.exe", str(prepared.folder), "/inheritance:r", "/grant:r", *given]
+
+
+@pytest.mark.parametrize("whose", [owners.SYSTEM, plan.sid_of("TrustedInstaller"), ADMIN, "S-1-5-80-1"])
+def test_what_the_system_an_administrator_or_the_service_has_made_is_taken(prepared: Prepared, whose: str) -> None:
+    prepared.folder.mkdir(parents=True)
+    (prepared.folder / "keys.json").touch()
+    places = (prepared.folder, prepared.folder.parent, prepared.folder / "keys.json")
+    prepared.owners.others = dict.fromkeys(places, whose)
+    prepared.give()
+    assert prepared.ran
+
+
+def test_what_the_service_s_account_has_left_is_taken(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared.folder.mkdir(parents=True)
+    prepared.owners.others = {prepared.folder: BOB}
+    monkeypatch.setattr(prepared.owners, "account", lambda name: {r"NT SERVICE\iocpd": BOB}[name])
+    prepared.give()
+
+
+@pytest.mark.parametrize("place", [".", ".."])
+def test_a_folder_that_somebody_else_has_made_is_refused_as_it_is(prepared: Prepared, place: str) -> None:
+    prepared.folder.mkdir(parents=True)
+    his = (prepared.folder / place).resolve()
+    prepared.owners.others = {his: BOB}
+    with pytest.raises(Stop) as raised:
+        prepared.give()
+    assert raised.value.status == Status.REFUSED
+    assert "belongs to PC\\bob" in str(raised.value)
+    assert f"icacls {quoted(str(his))} /setowner *S-1-5-32-544`" in str(raised.value)
+    assert not prepared.ran
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links are for those who have the right to make them")
+def test_a_link_that_somebody_else_has_made_is_refused_whatever_it_leads_to(prepared: Prepared, tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    prepared.folder.parent.mkdir()
+    prepared.folder.symlink_to(tmp_path / "target", target_is_directory=True)
+    prepared.owners.others = {prepared.folder: BOB}
+    with pytest.raises(Stop, match="bob"):
+        prepared.give()
+    prepared.owners.others = {tmp_path / "target": BOB}
+    with pytest.raises(Stop, match="bob"):
+        prepared.give()
+
+
+def test_keys_that_somebody_else_has_put_into_the_folder_are_refused_once_he_can_put_no_more(
+    prepared: Prepared,
+) -> None:
+    planted = prepared.folder / "deep" / "keys.json"
+    planted.parent.mkdir(parents=True)
+    planted.touch()
+    prepared.owners.others = {planted: BOB}
+    with pytest.raises(Stop) as raised:
+        prepared.give()
+    assert f"{planted} in the state folder belongs to PC\\bob" in str(raised.value)
+    assert f"icacls {quoted(str(prepared.folder))} /setowner *S-1-5-32-544 /T`" in str(raised.value)
+    assert prepared.ran
+
+
+def test_a_folder_that_nobody_may_look_at_is_refused(prepared: Prepared) -> None:
+    prepared.folder.mkdir(parents=True)
+    prepared.owners.hidden = {prepared.folder}
+    with pytest.raises(Stop, match="keeps administrators out"):
+        prepared.give()
 
 
 def test_the_firewall_rule() -> None:
@@ -261,7 +373,17 @@ def test_it_installs_all_of_it(here: Here) -> None:
         ["--state-dir", str(here.state_dir), *tcp, "--drain-deadline", "90s"],
     )
     assert made.command == command_line(str(here.launcher), sys.executable, "iocpd", 120, str(log), arguments)
-    assert here.machine == FakeMachine({"iocpd"}, {here.state_dir: plan.sid_of("iocpd")}, {"iocpd": (7000, 7001)})
+    given = plan.sid_of("iocpd"), r"NT SERVICE\iocpd"
+    assert here.machine == FakeMachine({"iocpd"}, {here.state_dir: given}, {"iocpd": (7000, 7001)})
+
+
+def test_that_a_folder_was_taken_over_is_said(here: Here) -> None:
+    assert here.install() == 0
+    assert "was there" not in here.err
+    here.manager.made = None
+    here.state_dir.mkdir()
+    assert here.install() == 0
+    assert f"{here.state_dir} was there: only the system, administrators and the service have rights" in here.err
 
 
 def test_without_arguments_it_is_serve_with_its_defaults(here: Here) -> None:
@@ -311,6 +433,28 @@ def test_variables_of_this_session_are_not_the_service_s(here: Here, monkeypatch
     assert here.install(serve=[]) == 0
     assert "IOCPD_TCP is set here and not for the service" in here.err
     assert os.environ["IOCPD_TCP"] == "nowhere"
+
+
+def test_programs_in_a_profile_are_told(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USERPROFILE", str(here.launcher.parent))
+    for name in ("prefix", "base_prefix", "executable"):
+        monkeypatch.setattr(sys, name, str(here.launcher.parent.parent / "elsewhere"))
+    assert here.install() == 0
+    assert f"{here.launcher} is in your profile, which other accounts can't read" in here.err
+    for name in ("prefix", "base_prefix", "executable"):
+        here.manager.made = None
+        monkeypatch.setattr(sys, name, str(here.launcher.parent / name))
+        assert here.install() == 0
+        assert f" and {here.launcher.parent / name} are in your profile" in here.err
+        monkeypatch.setattr(sys, name, str(here.launcher.parent.parent / "elsewhere"))
+
+
+def test_what_a_key_file_outside_the_state_folder_needs_is_told(here: Here, tmp_path: Path) -> None:
+    assert here.install() == 0
+    assert "icacls" not in here.err
+    here.manager.made = None
+    assert here.install("--name", "relay", serve=["--keys", tmp_path / "secrets" / "keys.json"]) == 0
+    assert f'icacls {quoted(str(tmp_path / "secrets"))} /grant "NT SERVICE\\relay:(OI)(CI)M"' in here.err
 
 
 def test_a_password_is_asked_for_and_is_not_shown(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,6 +605,28 @@ def test_errors_of_a_start(here: Here, code: int, status: int) -> None:
     assert here.install() == 0
     here.manager.fails = {"start": code}
     assert here.call("start") == status
+
+
+@pytest.mark.parametrize(
+    ("opened", "text"),
+    [(True, "may not run its launcher or its Python"), (False, "access denied: this needs a prompt")],
+)
+def test_a_start_that_is_denied_is_not_one_that_nobody_may_ask_for(opened: bool, text: str) -> None:
+    """The manager denies it too when the service's account can't read the program."""
+    real, doors = native.NativeManager(), iter([1, 2 if opened else 0])
+    advapi = SimpleNamespace(
+        OpenSCManagerW=lambda *_: next(doors),
+        OpenServiceW=lambda *_: next(doors),
+        StartServiceW=lambda *_: 0,
+        CloseServiceHandle=lambda _: 1,
+    )
+    vars(real).update(
+        _advapi=advapi, _ffi=SimpleNamespace(NULL=None, getwinerror=lambda: (ACCESS_DENIED, "Access is denied."))
+    )
+    with pytest.raises(ScmError) as raised:
+        real.start("iocpd")
+    assert text in str(raised.value)
+    assert raised.value.status == Status.REFUSED
 
 
 def test_what_the_system_says_is_taken_as_it_is() -> None:

@@ -100,8 +100,11 @@ def install(
     )
     if plan.needs_password(made.account):
         made = replace(made, password=_password(made.account))
+    was_there = made.state_dir.exists()
     unknown = steps.install(manager, machine, made)
     _say(f"the service {name} is installed; it runs as {made.account} and writes {made.log}")
+    if was_there:
+        _say(f"{made.state_dir} was there: only the system, administrators and the service have rights on it now")
     for what in unknown:
         complain(f"this system does not know {what}: left out")
     for warning in _warnings(made):
@@ -250,13 +253,20 @@ def _password(account: str) -> str:
 
 
 def _warnings(plan: Any) -> Iterator[str]:
-    from iocpd.api.cli.winservice.plan import needs_password
+    from iocpd.api.cli.winservice.binary import quoted
+    from iocpd.api.cli.winservice.plan import needs_password, virtual_account
 
     if needs_password(plan.account):
         yield f"{plan.account} needs the right to log on as a service: Local Security Policy, User Rights Assignment"
     home = os.environ.get("USERPROFILE", "")
-    if home and sys.platform == "win32" and Path(sys.base_prefix).is_relative_to(home):
-        yield f"Python is in {sys.base_prefix}, which other accounts can't read: install it for all users"
+    if inside := [str(path) for path in plan.programs if home and path.is_relative_to(home)]:
+        text = "which other accounts can't read: install Python and iocpd for all users"
+        yield f"{' and '.join(inside)} {'is' if len(inside) == 1 else 'are'} in your profile, {text}"
+    if not plan.keys.is_relative_to(plan.state_dir):
+        # Whatever account it runs as, a service is this one as well.
+        way_out = f'`icacls {quoted(str(plan.keys.parent))} /grant "{virtual_account(plan.name)}:(OI)(CI)M"` gives both'
+        needs = f"needs the right to read {plan.keys}, and for keys over the API to change its folder"
+        yield f"the service {needs}: {way_out}"
     if plan.log.parent != plan.state_dir:
         yield f"{plan.account} needs the right to write in {plan.log.parent}, where the log is"
 

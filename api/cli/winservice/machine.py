@@ -10,6 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from iocpd.api.cli.statuses import Status, Stop
+from iocpd.api.cli.winservice.owners import (
+    ADMINISTRATORS,
+    SYSTEM,
+    SYSTEMS_OWN,
+    NativeOwners,
+    check_content,
+    check_way,
+)
 
 _SOURCES = r"SYSTEM\CurrentControlSet\Services\EventLog\Application"
 _PARAMETERS = r"SYSTEM\CurrentControlSet\Services\{name}\Parameters"
@@ -18,7 +26,6 @@ _FIREWALL_RULE = "FirewallRule"
 MESSAGES = r"%SystemRoot%\System32\EventCreate.exe"
 _TYPES = 7  # errors, warnings, information
 
-_SYSTEM, _ADMINISTRATORS = "S-1-5-18", "S-1-5-32-544"
 _PATIENCE_S = 60.0
 
 
@@ -31,8 +38,9 @@ class Machine(Protocol):
     def remove_event_source(self, name: str) -> None:
         """If it is ours."""
 
-    def give_folder(self, folder: Path, sid: str) -> None:
-        """Makes the folder, if it is not there, and lets the service write in it."""
+    def give_folder(self, folder: Path, sid: str, account: str) -> None:
+        """Makes the folder, if it is not there, the system's, administrators' and the service's alone. Refused if it,
+        or something in it, is somebody else's."""
 
     def open_firewall(self, name: str, ports: Sequence[int]) -> None:
         """Lets others reach these TCP ports, and keeps in mind that this was done."""
@@ -41,13 +49,11 @@ class Machine(Protocol):
         """Undoes it, if it was done."""
 
 
-def rights(folder: Path, sid: str, *, fresh: bool) -> list[str]:
-    """The arguments of icacls. A folder that is new belongs to the system, administrators and the service alone."""
-    service = f"*{sid}:(OI)(CI)M"
-    if not fresh:
-        return [str(folder), "/grant", service]
-    others = [f"*{each}:(OI)(CI)F" for each in (_SYSTEM, _ADMINISTRATORS)]
-    return [str(folder), "/inheritance:r", "/grant:r", *others, service]
+def rights(folder: Path, sid: str) -> list[str]:
+    """The arguments of icacls with which the folder is the system's, administrators' and the service's: nothing comes
+    from the folder that it is in."""
+    others = [f"*{each}:(OI)(CI)F" for each in (SYSTEM, ADMINISTRATORS)]
+    return [str(folder), "/inheritance:r", "/grant:r", *others, f"*{sid}:(OI)(CI)M"]
 
 
 def rule_name(name: str) -> str:
@@ -83,13 +89,17 @@ class NativeMachine:
             except OSError as error:
                 raise _refused(f"remove the event log's source {name}", error) from None
 
-    def give_folder(self, folder: Path, sid: str) -> None:
-        fresh = not folder.exists()
+    def give_folder(self, folder: Path, sid: str, account: str) -> None:
+        owners = NativeOwners()
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            trusted = SYSTEMS_OWN | {sid, owners.this_account(), owners.account(account) or sid}
+            check_way(folder, owners, trusted)
+            # First, so that nothing can be put there any more once it has been looked through.
+            _run("icacls.exe", rights(folder, sid), f"give the service rights on {folder}")
+            check_content(folder, owners, trusted)
         except OSError as error:
-            raise _refused(f"make the folder {folder}", error) from None
-        _run("icacls.exe", rights(folder, sid, fresh=fresh), f"give the service rights on {folder}")
+            raise _refused(f"make the folder {folder} the service's", error) from None
 
     def open_firewall(self, name: str, ports: Sequence[int]) -> None:
         _run("netsh.exe", new_rule(name, ports), f"add the firewall rule {rule_name(name)}")

@@ -130,7 +130,7 @@ class NativeManager:
         doing = f"start the service {name}"
         with self._service(name, _START, doing) as service:
             if not self._advapi.StartServiceW(service, 0, self._ffi.NULL):
-                raise self._error(name, doing)
+                raise self._error(name, doing, starting=True)
 
     def stop(self, name: str) -> None:
         doing = f"stop the service {name}"
@@ -176,10 +176,10 @@ class NativeManager:
     def _text(self, text: Any) -> str:
         return str(self._ffi.string(text)) if text else ""
 
-    def _error(self, name: str, doing: str) -> ScmError:
+    def _error(self, name: str, doing: str, *, starting: bool = False) -> ScmError:
         """Of the call just made."""
         code, text = self._ffi.getwinerror()
-        return ScmError(code, name, doing, text)
+        return ScmError(code, name, doing, text, starting=starting)
 
     @contextlib.contextmanager
     def _manager(self, access: int, name: str, doing: str) -> Iterator[Any]:

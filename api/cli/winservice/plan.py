@@ -37,7 +37,9 @@ class Plan:
     command: str
     account: str
     grace: int
+    programs: tuple[Path, ...]  # that the account must be able to read
     state_dir: Path
+    keys: Path
     log: Path
     delayed: bool = False
     ports: tuple[int, ...] = ()  # to open in the firewall
@@ -85,7 +87,9 @@ def make_plan(
         command=command_line(str(launcher), sys.executable, name, grace, str(log), arguments),
         account=account or virtual_account(name),
         grace=grace,
+        programs=tuple(dict.fromkeys((launcher, Path(sys.executable), Path(sys.prefix), Path(sys.base_prefix)))),
         state_dir=settings.state_dir,
+        keys=settings.keys_path,
         log=log,
         delayed=delayed,
         ports=_ports(settings) if firewall else (),

@@ -128,11 +128,20 @@ _MEANINGS: dict[int, tuple[Status, str]] = {
 }
 
 
-class ScmError(Stop):
-    """The manager has refused something, with this code of winerror.h."""
+# Of StartServiceW, whose handle has the right to start it already.
+_NOT_RUN = (
+    "the account of {name} may not run its launcher or its Python, which must be where all users can read them, such as"
+    " %ProgramFiles%; or this needs a prompt of an administrator"
+)
 
-    def __init__(self, code: int, name: str, doing: str, system_text: str = "") -> None:
+
+class ScmError(Stop):
+    """The manager has refused something, with this code of winerror.h; `starting`: the start itself."""
+
+    def __init__(self, code: int, name: str, doing: str, system_text: str = "", *, starting: bool = False) -> None:
         status, text = _MEANINGS.get(code, (Status.FAILED, ""))
+        if starting and code == ACCESS_DENIED:
+            text = _NOT_RUN
         text = text.format(name=name) or system_text.strip().rstrip(".") or "it failed"
         super().__init__(f"cannot {doing}: {text} (error {code})", status)
         self.code = code

@@ -36,7 +36,7 @@ def install(manager: Manager, machine: Machine, plan: Plan) -> list[str]:
     undo: list[Callable[[], None]] = [lambda: manager.delete(name)]
     try:
         unknown = manager.configure(plan)
-        machine.give_folder(plan.state_dir, sid_of(name))
+        machine.give_folder(plan.state_dir, sid_of(name), plan.account)
         machine.add_event_source(name)
         undo.append(lambda: machine.remove_event_source(name))
         if plan.ports:

@@ -14,7 +14,8 @@
  *   IOCPD_READY_EVENT  name of a manual-reset event. Set it once the listeners are up. Open it with EVENT_MODIFY_STATE.
  *
  *   stop       CTRL_C, CTRL_BREAK, CTRL_CLOSE, CTRL_LOGOFF, CTRL_SHUTDOWN, and a service's stop and preshutdown set the
- *              stop event. A second CTRL_C or CTRL_BREAK, 0.3 s after the first or later, kills the service.
+ *              stop event. A second CTRL_C or CTRL_BREAK, 0.3 s after the first or later, kills the service. Windows itself
+ *              ends who is told CTRL_CLOSE, CTRL_LOGOFF or CTRL_SHUTDOWN some 5 s later, unless it is set to wait longer.
  *   console    PROGRAM has a hidden console of its own, so no event reaches it but through here. Its output is passed on.
  *   job        Everything that PROGRAM has started ends with it, and with this process, however that ends.
  *   status     The service's own. 125: killed, because it had not ended in time, or by a second CTRL_C; 126: wrong usage or no
@@ -168,6 +169,9 @@ static BOOL WINAPI on_console_event(DWORD event) {
     }
     if (event == CTRL_LOGOFF_EVENT && service_name) return TRUE; /* services see everybody's */
     SetEvent(stop_event);
+    if (!service_name)
+        say(EVENTLOG_WARNING_TYPE, L"Windows wants an end, and waits some 5 s for the drain unless it is set to wait longer",
+            NULL, NULL);
     /* When a handler of these returns, the process ends. It ends when the service has, which is bounded. */
     WaitForSingleObject(ended_event, INFINITE);
     Sleep(PUMPS_MS);
@@ -271,7 +275,7 @@ static HANDLE make_event(const WCHAR *variable, const WCHAR *what) {
 
 static BOOL make_events_and_job(void) {
     JOBOBJECT_EXTENDED_LIMIT_INFORMATION limit = {0};
-    limit.BasicLimitInformation.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE | JOB_OBJECT_LIMIT_DIE_ON_UNHANDLED_EXCEPTION;
+    limit.BasicLimitInformation.LimitFlags = JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE;
     return (stop_event = make_event(L"IOCPD_STOP_EVENT", L"stop")) &&
            (ready_event = make_event(L"IOCPD_READY_EVENT", L"ready")) && (kill_event = CreateEventW(NULL, TRUE, FALSE, NULL)) &&
            (ended_event = CreateEventW(NULL, TRUE, FALSE, NULL)) && (job = CreateJobObjectW(NULL, NULL)) &&
@@ -447,7 +451,9 @@ static BOOL take_command_line(void) {
 void __stdcall entry(void) {
     DWORD code = NO_START;
     if (!take_command_line()) ExitProcess(NO_START);
-    SetErrorMode(SEM_FAILCRITICALERRORS | SEM_NOGPFAULTERRORBOX); /* no windows; the service inherits it */
+    /* No windows that ask for a disk; the service inherits it. SEM_NOGPFAULTERRORBOX, which a job's DIE_ON_UNHANDLED_EXCEPTION
+     * sets as well, would switch off Windows Error Reporting and so the dumps of crashes: the service itself wants no window. */
+    SetErrorMode(SEM_FAILCRITICALERRORS);
     if (!make_events_and_job()) {
         say_error(L"no resources", NULL);
         ExitProcess(NO_START);

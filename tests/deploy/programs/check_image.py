@@ -44,6 +44,10 @@ def main() -> None:
     if options.seccomp:
         hard += ["--security-opt", f"seccomp={options.seccomp}"]
     try:
+        if windows:
+            rights = ("C:\\iocpd\\state", "/grant", "ContainerUser:(OI)(CI)M")
+            administrator = ("--user", "ContainerAdministrator", "--entrypoint", "icacls")
+            docker("run", "--rm", *administrator, "-v", volume, options.image, *rights)
         key = docker("run", "--rm", "-v", volume, options.image, "keys", "add", "check", "--role", "admin")
         docker("run", "-d", "--name", name, "-v", volume, "-P", "--stop-timeout", "120", *hard, options.image)
         until(lambda: state(name)["Health"]["Status"] == "healthy", 120, "it does not become healthy")
