@@ -313,6 +313,18 @@ def test_variables_of_this_session_are_not_the_service_s(here: Here, monkeypatch
     assert os.environ["IOCPD_TCP"] == "nowhere"
 
 
+def test_a_module_that_the_service_would_not_find_is_told(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    serve = ["--tcp", "0.0.0.0:7000/python:only_here:Chat", "--tcp", "0.0.0.0:7001/python:iocpd.core:Service"]
+    assert here.install(serve=serve) == 0
+    (line,) = [line for line in here.err.splitlines() if "is not installed beside iocpd" in line]
+    assert line.startswith("iocpd: python:only_here:Chat: only_here is not installed")
+
+
 def test_a_password_is_asked_for_and_is_not_shown(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("getpass.getpass", lambda prompt: "s3cret")
