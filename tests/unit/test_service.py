@@ -457,6 +457,18 @@ def test_what_a_key_file_outside_the_state_folder_needs_is_told(here: Here, tmp_
     assert f'icacls {quoted(str(tmp_path / "secrets"))} /grant "NT SERVICE\\relay:(OI)(CI)M"' in here.err
 
 
+def test_a_module_that_the_service_would_not_find_is_told(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "only_here.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    serve = ["--tcp", "0.0.0.0:7000/python:only_here:Chat", "--tcp", "0.0.0.0:7001/python:iocpd.core:Service"]
+    assert here.install(serve=serve) == 0
+    (line,) = [line for line in here.err.splitlines() if "is not installed beside iocpd" in line]
+    assert line.startswith("iocpd: python:only_here:Chat: only_here is not installed")
+
+
 def test_a_password_is_asked_for_and_is_not_shown(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("getpass.getpass", lambda prompt: "s3cret")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -98,6 +99,8 @@ def install(
         delayed=delayed,
         firewall=firewall,
     )
+    for missing in _not_installed(settings):
+        complain(missing)
     if plan.needs_password(made.account):
         made = replace(made, password=_password(made.account))
     was_there = made.state_dir.exists()
@@ -238,6 +241,21 @@ def _settings(arguments: list[str]) -> Settings | None:
         return settings_of(flags, config and Path(config))
     finally:
         os.environ.update(variables)
+
+
+def _not_installed(settings: Settings) -> Iterator[str]:
+    """Modules of services in Python that are found from here and would not be by the service."""
+    for listener in settings.engine_config().listeners:
+        if not listener.in_python:
+            continue
+        module = listener.service_name.split(":")[1].partition(".")[0]
+        look = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
+        # Isolated: without the current folder, PYTHONPATH and packages of this user, which the service's account lacks.
+        if subprocess.run([sys.executable, "-I", "-c", look, module], check=False).returncode:
+            yield (
+                f"{listener.service_name}: {module} is not installed beside iocpd, and the service sees neither this"
+                f" folder nor a PYTHONPATH of yours: `pip install` it with {sys.executable}"
+            )
 
 
 def _say(line: str) -> None:
