@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from iocpd.core import BackendUnavailable, Engine, EngineConfig, ListenerConfig, probe
 from iocpd.core._native import lib
+from tests.python_services import Gate
 from tests.support import BACKENDS
 
 Start = Callable[..., Engine]
@@ -59,3 +61,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     if report.when == "call" and report.failed:
         item.stash[_failed] = True
     return report
+
+
+@pytest.fixture
+def gate() -> Iterator[type[Gate]]:
+    """A service that handles nothing before `gate.open.set()`."""
+    Gate.open = threading.Event()
+    yield Gate
+    Gate.open.set()
