@@ -91,6 +91,8 @@ def load_service(listener: ListenerConfig) -> type[Service]:
         rule = f"write {found.framing.__name__}()" if made else "it must be one of Raw(), Lines(), and so on"
         raise ServiceUnusable(f"{name}: framing is {found.framing!r}: {rule}")
     _check_names(name, found)
+    if _has_no_handler(found) and found.__init__ is Service.__init__:  # so it can't make any either, or a timer
+        raise _does_nothing(name, found)
     return found
 
 
@@ -140,14 +142,18 @@ def _check_names(name: str, service: type[Service]) -> None:
 
 def _check_handlers(name: str, service: Service) -> None:
     """A service that would never do anything is a slip."""
-    kind = type(service)
-    if service._timers or any(
-        each in vars(service) or getattr(kind, each) is not getattr(Service, each) for each in HANDLERS
-    ):
-        return
-    own = [each for each in dir(kind) if not hasattr(Service, each) and _is_method(kind, each)]
+    if not service._timers and _has_no_handler(type(service)) and vars(service).keys().isdisjoint(HANDLERS):
+        raise _does_nothing(name, type(service))
+
+
+def _has_no_handler(service: type[Service]) -> bool:
+    return all(getattr(service, each) is getattr(Service, each) for each in HANDLERS)
+
+
+def _does_nothing(name: str, service: type[Service]) -> ServiceUnusable:
+    own = [each for each in dir(service) if not hasattr(Service, each) and _is_method(service, each)]
     slips = [f"; {each} is none: did you mean {close}?" for each in own if (close := _closest(each))]
-    raise ServiceUnusable(
+    return ServiceUnusable(
         f"{name}: it has no handler and no timer, so it would never do anything: define on_message{''.join(slips)}"
     )
 

@@ -743,6 +743,18 @@ def test_doctor_knows_the_service_itself_on_its_ports(server: Server, stranger: 
     assert [verdict for verdict, _ in findings(done, "port")] == ["stop", "note"]
 
 
+def test_doctor_shows_no_key_to_what_answers_there_and_says_what_it_can(
+    serve: Serve, stranger: Person, tmp_path: Path
+) -> None:
+    path = tmp_path / "server-keys.json"
+    server = serve(keys_file=path, key=add_key(path, "admin", role="admin"))
+    done = doctor(stranger, "--tcp", f"127.0.0.1:{server.port}", "--http", server.url.removeprefix("http://"))
+    assert done.status == 0, done
+    for verdict, text in findings(done, "port"):
+        assert verdict == "note"
+        assert text.endswith("in use by the iocpd that runs here, it seems (without a key it does not tell)")
+
+
 def test_doctor_and_serve_warn_of_variables_that_are_no_settings(stranger: Person, serve: Serve) -> None:
     stranger.variables |= {"IOCPD_PROT": "7000"}
     assert findings(doctor(stranger), "settings") == [

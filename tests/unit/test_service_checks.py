@@ -104,7 +104,13 @@ def test_an_unlike_name_with_on_tells_the_handlers_and_the_way_out() -> None:
     assert "call a method of your own _on_join" in text
 
 
+def test_a_class_that_can_do_nothing_is_refused_before_it_is_made() -> None:
+    with pytest.raises(ServiceUnusable, match="no handler and no timer"):
+        load_service(ListenerConfig(port=0, service=type("Mine", (Service,), {})))
+
+
 def test_a_service_that_does_nothing_is_refused() -> None:
+    assert "no handler and no timer" in refused(type("Mine", (Service,), {"__init__": lambda _: None}))
     assert "no handler and no timer" in refused(type("Mine", (Service,), {}))
     text = refused(type("Mine", (Service,), {"data_received": lambda *_: None}))
     assert "data_received is none: did you mean on_message?" in text
