@@ -95,9 +95,9 @@ class Flood:
     def sent(self) -> int:
         return sum(self._sent.values())
 
-    def flow(self, look: Callable[[], None]) -> bool:
-        """Until all is sent, or nobody could send anything for a second. `look` is called all the time."""
-        while ready := self._selector.select(1.0):
+    def flow(self, look: Callable[[], None], patience: float) -> bool:
+        """Until all is sent, or nobody could send anything for so many seconds. `look` is called all the time."""
+        while ready := self._selector.select(patience):
             for key, _ in ready:
                 at = self._sent[key.data]
                 self._sent[key.data] += key.data.socket.send(self._data[at : at + (1 << 16)])
@@ -129,11 +129,11 @@ def test_a_flood_through_a_slow_service_takes_no_more_memory_than_its_bounds(
         # What a receive brings is taken in whole, and a receive that is cancelled may still bring some.
         assert waiting < 2 * bound + count * 64 * 1024
 
-    all_sent = flood.flow(look)
+    all_sent = flood.flow(look, 1.0)
     check()
     assert not all_sent
     patient.open.set()
-    assert flood.flow(look)
+    assert flood.flow(look, PATIENCE)
     eventually(lambda: patient.next == {row.id: lines for row in engine.connections().items})
     check()
     assert flood.sent == count * lines * 1024
