@@ -81,6 +81,7 @@ def test_the_collector_writes_what_came(
         client.send(b"".join(b"temperature %d\npressure 2.5\n" % number for number in range(1000)))
         client.shut()
         assert client.read_to_end() == b""
+    eventually(lambda: engine.count() == 1)  # the others have left, too, before one comes who is counted
     nothing, infinite = clients[0], connect(engine, 1)[0]
     nothing.send(b"temperature hot\n")
     infinite.send(b"temperature inf\n")
