@@ -86,6 +86,8 @@ def test_the_collector_writes_what_came(
     nothing.send(b"temperature hot\n")
     infinite.send(b"temperature inf\n")
     assert [each.read_to_end() for each in (nothing, infinite)] == [b"", b""]
+    for client in (nothing, infinite):
+        client.close()
     engine.stop()
     rows = [json.loads(each) for each in service.path.read_text().splitlines()]
     assert sum(row["sums"]["temperature"] for row in rows) == 3 * 999 * 500
