@@ -242,7 +242,8 @@ def test_who_waits_for_a_slow_service_is_not_idle(start: Start, gate: type[Gate]
         time.sleep(1)
         gate.open.set()
         assert client.read(4) == b"one\n"
-        assert eventually(lambda: engine.closed())[0].reason == Reason.IDLE_TIMEOUT
+        assert client.read_to_end() == b""
+    assert eventually(lambda: engine.closed())[0].reason == Reason.IDLE_TIMEOUT
 
 
 def test_a_drain_answers_what_was_taken_in_and_then_says_farewell(start: Start, gate: type[Gate]) -> None:
