@@ -463,7 +463,7 @@ def test_a_module_that_the_service_would_not_find_is_told(
     (tmp_path / "only_here.py").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    serve = ["--tcp", "0.0.0.0:7000/python:only_here:Chat", "--tcp", "0.0.0.0:7001/python:iocpd.core:Service"]
+    serve = ["--tcp", "0.0.0.0:7000/python:only_here:Chat", "--tcp", "0.0.0.0:7001/python:json:Service"]
     assert here.install(serve=serve) == 0
     (line,) = [line for line in here.err.splitlines() if "is not installed beside iocpd" in line]
     assert line.startswith("iocpd: python:only_here:Chat: only_here is not installed")
