@@ -30,14 +30,17 @@ class Stream:
         self.last_id: str | None = None
         self.lines: list[str] = []
         self._arriving = answer.iter_lines()
-        while self.last_id is None:  # it begins with an id
-            self._take()
+        self._before: list[Seen] = []
+        while self.last_id is None:  # it begins with an id, before which it may tell of a gap
+            if (seen := self._take()) is not None:
+                self._before.append(seen)
 
     def next(self) -> Seen:
         """The next event; StopIteration at the end of the stream."""
-        while True:
+        while not self._before:
             if (seen := self._take()) is not None:
                 return seen
+        return self._before.pop(0)
 
     def until(self, type: str, **data: Any) -> Seen:
         """The next event of this type whose data has these members."""

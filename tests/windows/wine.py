@@ -54,8 +54,10 @@ def windows_path(path: str | Path) -> str:
 def environment() -> dict[str, str]:
     """This process's, fit for Wine."""
     env = dict(os.environ)
-    # A display is not needed, the others would lead to another Wine or another Python.
-    for name in ("DISPLAY", "WAYLAND_DISPLAY", "WINEARCH", "WINELOADER", "WINESERVER", "PYTHONHOME", "VIRTUAL_ENV"):
+    # A display is not needed, the others would lead to another Wine or another Python; the last is ours, and a service
+    # would warn of it as no setting of its own.
+    others = ("DISPLAY", "WAYLAND_DISPLAY", "WINEARCH", "WINELOADER", "WINESERVER", "PYTHONHOME", "VIRTUAL_ENV")
+    for name in (*others, "IOCPD_WINDOWS_CACHE"):
         env.pop(name, None)
     env["WINEPREFIX"] = str(CACHE / "prefix")
     env["WINEDLLOVERRIDES"] = "mscoree,mshtml,winemenubuilder.exe="
